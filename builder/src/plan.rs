@@ -1,0 +1,407 @@
+//! Plan: recipe, lock and host resolved; nothing is left to decide, so it can be printed, compared and snapshot-tested.
+//!
+//! Two halves that never mix: `layers` say what the image is made of and carry the keys; everything else (`machine`,
+//! `cards`, `user`, `display`, `network`, `checks`) is given when the machine starts and never enters a key.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::key::Key;
+
+/// Everything that building, starting and verifying need to know.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The recipe's name; letters, digits, `-`, `_` and `.`, so it can be part of a file name.
+    pub name: String,
+    /// The recipe that was loaded (not its `extends` parents).
+    pub recipe_file: PathBuf,
+    /// What runs inside.
+    pub guest: GuestPlan,
+    /// From the base upward, never empty; each one's parent is the one before it.
+    pub layers: Vec<LayerPlan>,
+    /// CPUs, memory, firmware.
+    pub machine: MachinePlan,
+    /// The cards that a run leases, in the order of the recipe.
+    pub cards: Vec<CardWish>,
+    /// What `verify` must prove.
+    pub checks: ChecksPlan,
+    /// Where pictures go.
+    pub display: DisplayPlan,
+    /// How the guest reaches the world.
+    pub network: NetworkPlan,
+    /// Sentences for a person who reads the plan: what was decided by itself and why.
+    pub notes: Vec<String>,
+}
+
+/// What runs inside the machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestPlan {
+    /// An id such as `debian12`.
+    pub os: String,
+    /// What is process 1.
+    pub init: Init,
+    /// The user that the guest gets; its password is set when a machine starts and is in no layer.
+    pub user: Option<UserPlan>,
+    /// The guest agent's port is there and something answers on it.
+    pub agent: bool,
+}
+
+/// What is process 1 in a Linux guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Init {
+    /// A whole Debian: services, logins, a network that is configured.
+    Systemd,
+    /// `no43-guest init`: mounts, drivers, the guest agent, nothing else. A third of systemd's time to the agent.
+    Lean,
+}
+
+/// The guest's user, as it is applied when a machine starts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserPlan {
+    /// The login name; it is in the base layer's key.
+    pub name: String,
+    /// Where the password comes from; never the password.
+    pub password: Option<SecretSource>,
+}
+
+/// Where a secret is read from, at the moment when it is needed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SecretSource {
+    /// The first line of a file.
+    File(PathBuf),
+    /// An environment variable.
+    Env(String),
+    /// A systemd credential: a file in `$CREDENTIALS_DIRECTORY`.
+    Credential(String),
+}
+
+/// One layer of the image.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LayerPlan {
+    /// "base", or the step's name; for people, not part of the key.
+    pub name: String,
+    /// Hash of `parent` and `inputs`.
+    pub key: Key,
+    /// The layer below; `None` for the base.
+    pub parent: Option<Key>,
+    /// What to do.
+    pub what: LayerWhat,
+    /// Exactly what was hashed together with the parent's key; for the manifest, and to say what changed.
+    pub inputs: Value,
+}
+
+/// How a layer is made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(clippy::large_enum_variant, reason = "a plan has one base and a handful of steps")]
+pub enum LayerWhat {
+    /// A Debian system from packages, onto an empty disk.
+    Debian(DebianBase),
+    /// A step in the running machine, onto the layer below.
+    Step(StepPlan),
+}
+
+/// A Debian base layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DebianBase {
+    /// The release's code name, such as `bookworm`.
+    pub suite: String,
+    /// `amd64`.
+    pub arch: String,
+    /// Where packages come from, the release itself first.
+    pub sources: Vec<AptSource>,
+    /// mmdebstrap's variant: `minbase`, `apt`, `important`, …
+    pub variant: String,
+    /// Packages on top of the variant, kernel included.
+    pub packages: Vec<String>,
+    /// Packages that come from `<suite>-backports`, with what they need from there.
+    pub backports: Vec<String>,
+    /// The kernel's package, also listed in `packages`.
+    pub kernel: String,
+    /// What is process 1.
+    pub init: Init,
+    /// Made with a locked password.
+    pub user: Option<BaseUser>,
+    /// Such as `en_US.UTF-8` or `C.UTF-8`.
+    pub locale: String,
+    /// Such as `Europe/Paris` or `Etc/UTC`.
+    pub timezone: String,
+    /// A console keyboard layout such as `fr`; `None` leaves Debian's.
+    pub keyboard: Option<String>,
+    /// The same constant for everyone; the recipe's name is given when a machine starts.
+    pub hostname: String,
+    /// The disk's virtual size.
+    pub disk_bytes: u64,
+    /// Bootloader and kernel from inside the image, or kernel and initrd beside it.
+    pub boot: Boot,
+    /// Files laid over the system, in this order.
+    pub files: Vec<FileIn>,
+    /// Modules that the initrd holds; empty means Debian's own choice ("most").
+    pub initrd_modules: Vec<String>,
+    /// Modules loaded at every boot.
+    pub modules: Vec<String>,
+    /// Trees left out, as dpkg path-exclude globs such as `/usr/share/doc/*`.
+    pub remove: Vec<String>,
+    /// Added to the kernel's command line at every boot.
+    pub kernel_options: Vec<String>,
+    /// SHA-256 of the `no43-guest` that is laid into the image.
+    pub guest_program: String,
+}
+
+/// One package source, pinned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AptSource {
+    /// Such as `bookworm` or `bookworm-backports`.
+    pub suite: String,
+    /// Such as `main`.
+    pub components: Vec<String>,
+    /// Where this host fetches from; not part of the key, because the signed InRelease says what is there.
+    pub mirror: String,
+    /// What `dists/<suite>/InRelease` must hash to.
+    pub in_release_sha256: String,
+    /// Only the packages in `DebianBase::backports` are taken from here.
+    pub backports: bool,
+}
+
+/// The user inside a base layer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BaseUser {
+    /// Login name; the home is `/home/<name>`.
+    pub name: String,
+    /// Further groups; they must exist once the packages are there, except for system groups that are made.
+    pub groups: Vec<String>,
+    /// May become root by `sudo` without a password.
+    pub sudo: bool,
+}
+
+/// A file that is laid into the guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileIn {
+    /// Where it comes from on this host.
+    pub from: FileSource,
+    /// Absolute path in the guest.
+    pub to: String,
+    /// Permission bits, such as `0o644`.
+    pub mode: u32,
+    /// `user:group` in the guest.
+    pub owner: String,
+    /// Of the contents (of the target's text for a link).
+    pub sha256: String,
+}
+
+/// Where a file's contents come from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FileSource {
+    /// A file on this host; the path is not part of the key, the contents are.
+    Path(PathBuf),
+    /// Written in the recipe.
+    Text(String),
+    /// A symbolic link with this target.
+    Link(String),
+}
+
+/// A `[[step]]`, carried out through the guest agent in a running machine.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StepPlan {
+    /// Run a program; it must end with 0.
+    Run {
+        /// Program and arguments, no shell.
+        argv: Vec<String>,
+        /// Seconds.
+        limit: u64,
+    },
+    /// Copy files in; folders are already expanded, in a fixed order.
+    Copy {
+        /// What goes where.
+        files: Vec<FileIn>,
+    },
+    /// Install packages by the guest's own package manager.
+    Install {
+        /// Package names.
+        packages: Vec<String>,
+        /// Seconds.
+        limit: u64,
+    },
+    /// Restart the guest and wait for its agent.
+    Reboot {
+        /// Seconds.
+        limit: u64,
+    },
+    /// Wait until something holds.
+    WaitFor {
+        /// What is awaited.
+        what: Awaited,
+        /// Seconds.
+        limit: u64,
+    },
+}
+
+/// What a step can wait for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Awaited {
+    /// A file exists in the guest.
+    File(String),
+    /// A systemd unit is active.
+    Unit(String),
+    /// A program ends with 0.
+    Run(Vec<String>),
+}
+
+/// The machine's size and kind.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachinePlan {
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Guest memory.
+    pub memory_mib: u64,
+    /// The system disk's virtual size.
+    pub disk_bytes: u64,
+    /// What starts the guest.
+    pub firmware: Firmware,
+    /// Where the kernel comes from.
+    pub boot: Boot,
+    /// A vTPM is there.
+    pub tpm: bool,
+    /// UEFI inside the lab needs `kernel-irqchip=off` and `kvm=off`, or the outer QEMU dies.
+    pub uefi_under_lab: bool,
+}
+
+/// What starts the guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Firmware {
+    /// SeaBIOS.
+    Bios,
+    /// OVMF without Secure Boot.
+    Uefi,
+    /// OVMF with Secure Boot and Microsoft's keys.
+    UefiSecure,
+}
+
+/// Where the guest's kernel comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Boot {
+    /// Bootloader and kernel inside the image: a kernel upgrade counts, other hypervisors can boot it.
+    Disk,
+    /// Kernel and initrd beside the disk, given to QEMU (`-kernel`): the lab host and the lab guest.
+    Direct,
+}
+
+/// One `[[card]]`: what is asked for. Which card it becomes is decided by the lease, atomically.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardWish {
+    /// Which cards would do.
+    pub request: CardRequest,
+    /// Which functions the machine gets.
+    pub functions: CardFunctions,
+    /// The ids that the guest sees on the video function, as `vendor:device` in hexadecimal, such as `10de:2484`.
+    pub present_as: Option<String>,
+    /// Hide the hypervisor, for drivers older than branch 465.
+    pub legacy: bool,
+}
+
+/// Which cards would do. Every part that is there must hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardRequest {
+    /// As lspci writes it: `01:00` or `0000:01:00`.
+    pub address: Option<String>,
+    /// `vendor:device` of the video function.
+    pub id: Option<String>,
+    /// A part of the card's name, such as `RTX 3070`.
+    pub model: Option<String>,
+    /// Any card that is ready.
+    pub any: bool,
+    /// How many of them.
+    pub count: u32,
+}
+
+/// Which of a card's functions the machine gets.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CardFunctions {
+    /// All of them, which is what a driver expects.
+    All,
+    /// Only these; the others are bound and leased all the same, so that nobody else uses half a card.
+    Only(Vec<CardRole>),
+}
+
+/// What a function of a card is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum CardRole {
+    /// The graphics processor.
+    Video,
+    /// Sound over HDMI or DisplayPort.
+    Audio,
+    /// The VirtualLink socket's USB controller.
+    Usb,
+    /// The controller of that socket.
+    Ucsi,
+}
+
+/// What `verify` must prove.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChecksPlan {
+    /// Every function is there with the presented ids and the host's BAR sizes.
+    pub card: bool,
+    /// A driver is bound to the video function.
+    pub driver: bool,
+    /// A DRM connector of the card is there.
+    pub connector: bool,
+    /// A pattern painted in the guest is on the card's own output.
+    pub picture: bool,
+    /// No complaint of the kernel about the card, on either side.
+    pub quiet: bool,
+    /// After each of these, all of it still holds.
+    pub lifecycle: Vec<Lifecycle>,
+    /// How long the guest may take until its agent answers, in seconds.
+    pub ready_limit: u64,
+}
+
+/// Something that a working card survives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Lifecycle {
+    /// The guest restarts; QEMU stays.
+    Reboot,
+    /// The machine is switched off and started again.
+    ColdStart,
+}
+
+/// Where pictures go.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DisplayPlan {
+    /// The emulated screen.
+    pub console: Console,
+}
+
+/// The emulated screen beside the card.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Console {
+    /// There from start to end.
+    Always,
+    /// Not there: the card is the only screen.
+    Never,
+}
+
+/// How the guest reaches the world.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum NetworkPlan {
+    /// No network card.
+    None,
+    /// QEMU's user network: out, but not in.
+    User {
+        /// Guest ports reachable on the host's loopback.
+        forward: Vec<u16>,
+    },
+}

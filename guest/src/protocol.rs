@@ -1,0 +1,503 @@
+//! What the guest program prints, as types and as bounded parsing.
+//!
+//! Rules of the protocol: a missing field means *unknown* and is never an error, an additional field is ignored,
+//! so that a guest program of another version still serves. What could not be read in the guest is listed with
+//! its reason in [`Report::unknown`] instead of being guessed. All texts that come out of [`parse_report`] and
+//! [`parse_painted`] are free of control characters and bounded in number and length, because the guest is
+//! hostile and its words end up in terminals and HTML.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// Version of these types and of [`crate::pattern`]; `no43-guest --version` says it.
+pub const PROTOCOL_VERSION: u32 = 1;
+
+/// Size limit in bytes of anything that the guest program prints. A report of an ordinary guest has 5 to 30 KB.
+pub const MESSAGE_LIMIT: usize = 1 << 20;
+
+/// Most elements of any one list of a parsed message; what is beyond is dropped.
+pub const LIST_LIMIT: usize = 1024;
+
+/// Most characters of any one text of a parsed message; what is beyond is cut.
+pub const TEXT_LIMIT: usize = 1024;
+
+/// What `no43-guest report --json` prints: the guest as it sees itself at this moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Report {
+    /// [`PROTOCOL_VERSION`] of the guest program; 0 if it did not say.
+    pub version: u32,
+    /// Name of the operating system, as `Debian GNU/Linux 12 (bookworm)`.
+    pub os: Option<String>,
+    /// Kernel release, as `6.1.0-40-amd64`.
+    pub kernel: Option<String>,
+    /// A random id of this boot: another one means that the guest was restarted in between.
+    pub boot_id: Option<String>,
+    /// Milliseconds since the kernel started.
+    pub uptime_ms: Option<u64>,
+    /// Display, audio, USB and UCSI functions, and all further functions that share a slot with a display
+    /// function; ordered by address.
+    pub functions: Vec<GuestFunction>,
+    /// Connectors of all display drivers, ordered by card and name.
+    pub connectors: Vec<Connector>,
+    /// Lines of the kernel log that say something about a card, oldest first.
+    pub log: Vec<LogLine>,
+    /// What could not be read, with the reason; the fields concerned are empty.
+    pub unknown: Vec<String>,
+}
+
+/// One PCI function as the guest sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuestFunction {
+    /// PCI address in the guest, as `0000:01:00.0`; in general not the host's address.
+    pub address: String,
+    /// Vendor and device, as `10de:2484`.
+    pub id: Option<String>,
+    /// Vendor and device of the subsystem, as `1af4:1100`.
+    pub subsystem: Option<String>,
+    /// Base class, subclass and interface in six hexadecimal digits, as `030000`.
+    pub class: Option<String>,
+    /// Name of the driver that is bound; `None` if none is (or if `unknown` names it).
+    pub driver: Option<String>,
+    /// Base address registers (0 to 5) and the ROM (6) that have a size.
+    pub bars: Vec<GuestBar>,
+    /// The kernel's own description of the function, which modules are matched against.
+    pub modalias: Option<String>,
+}
+
+/// One base address register as the guest's kernel sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuestBar {
+    /// 0 to 5, and 6 for the expansion ROM.
+    pub index: u8,
+    /// Size in bytes.
+    pub size: u64,
+    /// What it decodes.
+    pub kind: BarKind,
+    /// Whether firmware or kernel gave it an address; a BAR without one does not work.
+    pub assigned: Option<bool>,
+}
+
+/// What a base address register decodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BarKind {
+    /// I/O ports.
+    Io,
+    /// Memory with side effects.
+    Memory,
+    /// Memory that may be prefetched: usually the video memory.
+    Prefetchable,
+    /// Not said, or a word of a later version.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// One output of a display driver.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Connector {
+    /// PCI address of the card it belongs to; `None` for a display without a PCI parent.
+    pub pci: Option<String>,
+    /// The kernel's name of the display device, as `card0`.
+    pub card: String,
+    /// The kernel's name of the connector, as `HDMI-A-1` or `Virtual-1`.
+    pub name: String,
+    /// `connected`, `disconnected` or `unknown`.
+    pub status: Option<String>,
+    /// Resolutions, the preferred one first, as `1280x800`, without repetitions.
+    pub modes: Vec<String>,
+}
+
+/// One line of the guest's kernel log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogLine {
+    /// Microseconds since the kernel started.
+    pub time_us: Option<u64>,
+    /// Level of the kernel: 0 (emergency) to 7 (debug).
+    pub level: Option<u8>,
+    /// The text without time and level.
+    pub text: String,
+    /// Name of the row of the guest program's table that it matched, as `nouveau-unknown-chipset`; `None` if it
+    /// is here because it names a function of the report.
+    pub topic: Option<String>,
+    /// What that row says about it.
+    pub severity: Severity,
+}
+
+/// How bad a line of the kernel log is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Severity {
+    /// Worth showing, nothing wrong.
+    Info,
+    /// May explain an error.
+    Warning,
+    /// The card or its driver does not work.
+    Error,
+    /// No row of the table judged it.
+    #[default]
+    #[serde(other)]
+    Unknown,
+}
+
+/// What `no43-guest paint` prints once the picture is on the screen.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Painted {
+    /// [`PROTOCOL_VERSION`] of the guest program; 0 if it did not say.
+    pub version: u32,
+    /// PCI address of the card in the guest.
+    pub address: String,
+    /// The kernel's name of the connector, as `Virtual-1`.
+    pub connector: String,
+    /// Width of the picture in pixels.
+    pub width: u32,
+    /// Height of the picture in pixels.
+    pub height: u32,
+    /// Seed of the pattern.
+    pub seed: u64,
+    /// Process in the guest that holds the picture on the screen.
+    pub pid: u32,
+}
+
+/// Why a message of the guest program was refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MessageError {
+    /// More bytes than [`MESSAGE_LIMIT`].
+    TooLong {
+        /// How many.
+        bytes: usize,
+    },
+    /// Not JSON, or JSON of another shape; the text says where.
+    Malformed {
+        /// The parser's words, bounded and free of control characters.
+        reason: String,
+    },
+}
+
+impl fmt::Display for MessageError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TooLong { bytes } => write!(
+                f,
+                "the guest program's answer has {bytes} bytes, more than the {MESSAGE_LIMIT} that are accepted"
+            ),
+            Self::Malformed { reason } => write!(f, "the guest program's answer cannot be read: {reason}"),
+        }
+    }
+}
+
+impl std::error::Error for MessageError {}
+
+/// Reads what `no43-guest report --json` printed.
+///
+/// # Errors
+/// If it is longer than [`MESSAGE_LIMIT`] or no report.
+pub fn parse_report(bytes: &[u8]) -> Result<Report, MessageError> {
+    let mut report: Report = parse(bytes)?;
+    report.bound();
+    Ok(report)
+}
+
+/// Reads what `no43-guest paint` printed.
+///
+/// # Errors
+/// If it is longer than [`MESSAGE_LIMIT`] or not such an answer.
+pub fn parse_painted(bytes: &[u8]) -> Result<Painted, MessageError> {
+    let mut painted: Painted = parse(bytes)?;
+    bound_text(&mut painted.address);
+    bound_text(&mut painted.connector);
+    Ok(painted)
+}
+
+impl Report {
+    /// The function at `address` (with domain, as `0000:01:00.0`).
+    #[must_use]
+    pub fn function(&self, address: &str) -> Option<&GuestFunction> {
+        self.functions.iter().find(|function| function.address == address)
+    }
+
+    /// The connectors of the card at `address`.
+    pub fn connectors_of<'a>(&'a self, address: &'a str) -> impl Iterator<Item = &'a Connector> {
+        self.connectors.iter().filter(move |connector| connector.pci.as_deref() == Some(address))
+    }
+
+    fn bound(&mut self) {
+        for text in [&mut self.os, &mut self.kernel, &mut self.boot_id].into_iter().flatten() {
+            bound_text(text);
+        }
+        self.functions.truncate(LIST_LIMIT);
+        self.connectors.truncate(LIST_LIMIT);
+        self.log.truncate(LIST_LIMIT);
+        self.functions.iter_mut().for_each(GuestFunction::bound);
+        self.connectors.iter_mut().for_each(Connector::bound);
+        self.log.iter_mut().for_each(LogLine::bound);
+        bound_list(&mut self.unknown);
+    }
+}
+
+impl GuestFunction {
+    fn bound(&mut self) {
+        bound_text(&mut self.address);
+        let Self { id, subsystem, class, driver, modalias, .. } = self;
+        [id, subsystem, class, driver, modalias].into_iter().flatten().for_each(bound_text);
+        self.bars.truncate(LIST_LIMIT);
+    }
+}
+
+impl Connector {
+    fn bound(&mut self) {
+        let Self { pci, card, name, status, modes } = self;
+        [pci, status].into_iter().flatten().for_each(bound_text);
+        [card, name].into_iter().for_each(bound_text);
+        bound_list(modes);
+    }
+}
+
+impl LogLine {
+    fn bound(&mut self) {
+        bound_text(&mut self.text);
+        self.topic.iter_mut().for_each(bound_text);
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, MessageError> {
+    if bytes.len() > MESSAGE_LIMIT {
+        return Err(MessageError::TooLong { bytes: bytes.len() });
+    }
+    serde_json::from_slice(bytes).map_err(|error| {
+        let mut reason = error.to_string(); // quotes the guest's own words
+        bound_text(&mut reason);
+        MessageError::Malformed { reason }
+    })
+}
+
+fn bound_list(list: &mut Vec<String>) {
+    list.truncate(LIST_LIMIT);
+    list.iter_mut().for_each(bound_text);
+}
+
+fn bound_text(text: &mut String) {
+    if text.len() <= TEXT_LIMIT && !text.chars().any(is_unprintable) {
+        return;
+    }
+    *text = text.chars().take(TEXT_LIMIT).map(|c| if is_unprintable(c) { '\u{fffd}' } else { c }).collect();
+}
+
+/// Control characters, and the marks that change the direction of the text around them.
+fn is_unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    fn example() -> Report {
+        Report {
+            version: PROTOCOL_VERSION,
+            os: Some("Debian GNU/Linux 12 (bookworm)".into()),
+            kernel: Some("6.1.0-40-amd64".into()),
+            boot_id: Some("0d5a7d6e-0b34-4d1b-9a3b-3c6f4b3f5a11".into()),
+            uptime_ms: Some(9120),
+            functions: vec![GuestFunction {
+                address: "0000:01:00.0".into(),
+                id: Some("1234:1111".into()),
+                subsystem: Some("1af4:1100".into()),
+                class: Some("038000".into()),
+                driver: Some("bochs-drm".into()),
+                bars: vec![GuestBar {
+                    index: 0,
+                    size: 16 << 20,
+                    kind: BarKind::Prefetchable,
+                    assigned: Some(true),
+                }],
+                modalias: Some("pci:v00001234d00001111sv00001AF4sd00001100bc03sc80i00".into()),
+            }],
+            connectors: vec![Connector {
+                pci: Some("0000:01:00.0".into()),
+                card: "card0".into(),
+                name: "Virtual-1".into(),
+                status: Some("connected".into()),
+                modes: vec!["1280x800".into(), "1024x768".into()],
+            }],
+            log: vec![LogLine {
+                time_us: Some(2_500_123),
+                level: Some(6),
+                text: "[drm] Initialized bochs-drm 1.0.0 20130925 for 0000:01:00.0 on minor 0".into(),
+                topic: Some("drm-initialized".into()),
+                severity: Severity::Info,
+            }],
+            unknown: vec!["/sys/bus/pci/devices/0000:01:00.0/resource: permission denied".into()],
+        }
+    }
+
+    #[test]
+    fn a_report_looks_like_this() {
+        insta::assert_snapshot!(serde_json::to_string_pretty(&example()).unwrap(), @r#"
+{
+  "version": 1,
+  "os": "Debian GNU/Linux 12 (bookworm)",
+  "kernel": "6.1.0-40-amd64",
+  "boot_id": "0d5a7d6e-0b34-4d1b-9a3b-3c6f4b3f5a11",
+  "uptime_ms": 9120,
+  "functions": [
+    {
+      "address": "0000:01:00.0",
+      "id": "1234:1111",
+      "subsystem": "1af4:1100",
+      "class": "038000",
+      "driver": "bochs-drm",
+      "bars": [
+        {
+          "index": 0,
+          "size": 16777216,
+          "kind": "prefetchable",
+          "assigned": true
+        }
+      ],
+      "modalias": "pci:v00001234d00001111sv00001AF4sd00001100bc03sc80i00"
+    }
+  ],
+  "connectors": [
+    {
+      "pci": "0000:01:00.0",
+      "card": "card0",
+      "name": "Virtual-1",
+      "status": "connected",
+      "modes": [
+        "1280x800",
+        "1024x768"
+      ]
+    }
+  ],
+  "log": [
+    {
+      "time_us": 2500123,
+      "level": 6,
+      "text": "[drm] Initialized bochs-drm 1.0.0 20130925 for 0000:01:00.0 on minor 0",
+      "topic": "drm-initialized",
+      "severity": "info"
+    }
+  ],
+  "unknown": [
+    "/sys/bus/pci/devices/0000:01:00.0/resource: permission denied"
+  ]
+}
+"#);
+    }
+
+    #[test]
+    fn painted_looks_like_this() {
+        let painted = Painted {
+            version: PROTOCOL_VERSION,
+            address: "0000:01:00.0".into(),
+            connector: "Virtual-1".into(),
+            width: 1280,
+            height: 800,
+            seed: u64::MAX,
+            pid: 312,
+        };
+        let text = serde_json::to_string(&painted).unwrap();
+        insta::assert_snapshot!(text, @r#"{"version":1,"address":"0000:01:00.0","connector":"Virtual-1","width":1280,"height":800,"seed":18446744073709551615,"pid":312}"#);
+        assert_eq!(parse_painted(text.as_bytes()), Ok(painted));
+    }
+
+    #[test]
+    fn a_report_survives_the_wire() {
+        assert_eq!(parse_report(&serde_json::to_vec(&example()).unwrap()), Ok(example()));
+    }
+
+    #[test]
+    fn missing_and_additional_fields_are_fine() {
+        assert_eq!(parse_report(b"{}"), Ok(Report::default()));
+        let text = json!({
+            "version": 9,
+            "moon": {"phase": 3},
+            "functions": [{"address": "0000:01:00.0", "link": {"width": 16}, "bars": [{"index": 0, "kind": "cxl"}]}],
+            "log": [{"text": "x", "severity": "doom"}],
+        });
+        let report = parse_report(text.to_string().as_bytes()).unwrap();
+        assert_eq!(report.version, 9);
+        assert_eq!(report.functions[0].bars[0].kind, BarKind::Unknown);
+        assert_eq!(report.functions[0].driver, None);
+        assert_eq!(report.log[0].severity, Severity::Unknown);
+    }
+
+    #[test]
+    fn too_much_is_refused_or_cut() {
+        assert_eq!(
+            parse_report(&vec![b' '; MESSAGE_LIMIT + 1]),
+            Err(MessageError::TooLong { bytes: MESSAGE_LIMIT + 1 })
+        );
+        let text = json!({"os": "x".repeat(5000), "unknown": vec!["y"; 5000]}).to_string();
+        let report = parse_report(text.as_bytes()).unwrap();
+        assert_eq!(report.os.unwrap().len(), TEXT_LIMIT);
+        assert_eq!(report.unknown.len(), LIST_LIMIT);
+    }
+
+    #[test]
+    fn escapes_and_direction_marks_do_not_reach_the_terminal() {
+        let text = json!({"os": "a\u{1b}[2Jb\u{202e}c\n"}).to_string();
+        assert_eq!(parse_report(text.as_bytes()).unwrap().os.unwrap(), "a\u{fffd}[2Jb\u{fffd}c\u{fffd}");
+        let error = parse_report(br#"{"version": "\u001b[2J"}"#).unwrap_err().to_string();
+        assert!(!error.contains('\u{1b}'), "{error:?}");
+    }
+
+    #[test]
+    fn deep_nesting_is_an_error_and_no_stack_overflow() {
+        let text = format!("{{\"moon\": {}", "[".repeat(100_000));
+        assert!(matches!(parse_report(text.as_bytes()), Err(MessageError::Malformed { .. })));
+    }
+
+    fn is_bounded(text: &str) -> bool {
+        text.chars().count() <= TEXT_LIMIT && !text.chars().any(is_unprintable)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        #[test]
+        fn foreign_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+            let _ = parse_report(&bytes);
+            let _ = parse_painted(&bytes);
+        }
+
+        #[test]
+        fn a_damaged_report_never_panics(at in 0_usize..1500, with: u8, cut in 0_usize..1500) {
+            let mut bytes = serde_json::to_vec(&example()).unwrap();
+            let length = bytes.len();
+            bytes[at % length] = with;
+            bytes.truncate(length - cut % length);
+            if let Ok(report) = parse_report(&bytes) {
+                prop_assert!(report.functions.iter().all(|f| is_bounded(&f.address)));
+            }
+        }
+
+        #[test]
+        fn every_text_is_bounded(text in "\\PC{0,20}|[\u{0}-\u{1f}\u{7f}-\u{9f}]{0,20}|.{1000,1100}") {
+            let bytes = json!({
+                "os": &text, "unknown": [&text],
+                "functions": [{"address": &text, "driver": &text}],
+                "connectors": [{"name": &text, "modes": [&text]}],
+                "log": [{"text": &text, "topic": &text}],
+            });
+            let report = parse_report(bytes.to_string().as_bytes()).unwrap();
+            let texts = [
+                report.os.as_ref().unwrap(), &report.unknown[0],
+                &report.functions[0].address, report.functions[0].driver.as_ref().unwrap(),
+                &report.connectors[0].name, &report.connectors[0].modes[0],
+                &report.log[0].text, report.log[0].topic.as_ref().unwrap(),
+            ];
+            prop_assert!(texts.into_iter().all(|text| is_bounded(text)));
+        }
+    }
+}

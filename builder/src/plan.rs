@@ -44,8 +44,6 @@ pub struct GuestPlan {
     pub init: Init,
     /// The user that the guest gets; its password is set when a machine starts and is in no layer.
     pub user: Option<UserPlan>,
-    /// The guest agent's port is there and something answers on it.
-    pub agent: bool,
 }
 
 /// What is process 1 in a Linux guest.
@@ -130,8 +128,6 @@ pub struct DebianBase {
     pub locale: String,
     /// Such as `Europe/Paris` or `Etc/UTC`.
     pub timezone: String,
-    /// A console keyboard layout such as `fr`; `None` leaves Debian's.
-    pub keyboard: Option<String>,
     /// The same constant for everyone; the recipe's name is given when a machine starts.
     pub hostname: String,
     /// The disk's virtual size.
@@ -142,12 +138,8 @@ pub struct DebianBase {
     pub files: Vec<FileIn>,
     /// Modules that the initrd holds; empty means Debian's own choice ("most").
     pub initrd_modules: Vec<String>,
-    /// Modules loaded at every boot.
-    pub modules: Vec<String>,
     /// Trees left out, as dpkg path-exclude globs such as `/usr/share/doc/*`.
     pub remove: Vec<String>,
-    /// Added to the kernel's command line at every boot.
-    pub kernel_options: Vec<String>,
     /// SHA-256 of the `no43-guest` that is laid into the image.
     pub guest_program: String,
 }
@@ -174,8 +166,6 @@ pub struct BaseUser {
     pub name: String,
     /// Further groups; they must exist once the packages are there, except for system groups that are made.
     pub groups: Vec<String>,
-    /// May become root by `sudo` without a password.
-    pub sudo: bool,
 }
 
 /// A file that is laid into the guest.
@@ -304,8 +294,8 @@ pub struct CardWish {
     pub functions: CardFunctions,
     /// The ids that the guest sees on the video function, as `vendor:device` in hexadecimal, such as `10de:2484`.
     pub present_as: Option<String>,
-    /// Hide the hypervisor, for drivers older than branch 465.
-    pub legacy: bool,
+    /// A sentence: what this host would lend now; `None` when the plan was made without looking at a host.
+    pub here: Option<String>,
 }
 
 /// Which cards would do. Every part that is there must hold.
@@ -400,8 +390,5 @@ pub enum NetworkPlan {
     /// No network card.
     None,
     /// QEMU's user network: out, but not in.
-    User {
-        /// Guest ports reachable on the host's loopback.
-        forward: Vec<u16>,
-    },
+    User,
 }

@@ -1,0 +1,111 @@
+//! `ci/test`: everything that must hold, in order of price.
+
+use crate::binaries::{self, Binaries};
+use crate::steps::{Counts, Outcome, Step, seconds, summary};
+use crate::{Install, Tier, packages};
+use anyhow::{Result, ensure};
+use std::time::Instant;
+use xshell::{Cmd, Shell, cmd};
+
+/// Options of `ci/test`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    #[command(flatten)]
+    install: Install,
+    /// Only these stages; may be given again (fmt, clippy, unit, docs, nix, cli, store, lab)
+    #[arg(long, value_name = "STAGE")]
+    only: Vec<String>,
+    /// Run the long cases too
+    #[arg(long)]
+    soak: bool,
+    /// Only cases whose name holds this (end-to-end suites)
+    #[arg(long, value_name = "TEXT")]
+    case: Option<String>,
+}
+
+/// One stage: a name and the commands to run.
+struct Stage {
+    name: &'static str,
+    commands: for<'a> fn(&'a Shell, &[String]) -> Vec<Cmd<'a>>,
+}
+
+/// All stages. An end-to-end suite is a test program of `tests/`; they run one after the other because the lab
+/// fills both cores of a small machine.
+const STAGES: &[Stage] = &[
+    Stage { name: "fmt", commands: |sh, _| vec![cmd!(sh, "cargo fmt --all --check")] },
+    Stage {
+        name: "clippy",
+        commands: |sh, _| vec![cmd!(sh, "cargo clippy -q --workspace --all-targets -- -D warnings")],
+    },
+    Stage { name: "unit", commands: |sh, _| vec![cmd!(sh, "cargo test -q --workspace")] },
+    Stage {
+        name: "docs",
+        commands: |sh, _| {
+            vec![
+                cmd!(sh, "cargo doc -q --workspace --no-deps --document-private-items")
+                    .env("RUSTDOCFLAGS", "-D warnings"),
+            ]
+        },
+    },
+    Stage {
+        name: "nix",
+        commands: |sh, _| {
+            let script = "nix-instantiate --parse flake.nix > /dev/null"; // it prints the whole syntax tree
+            vec![cmd!(sh, "sh -c {script}")]
+        },
+    },
+    Stage { name: "cli", commands: |sh, more| suite(sh, "cli", more) },
+    Stage { name: "store", commands: |sh, more| suite(sh, "store", more) },
+    Stage { name: "lab", commands: |sh, more| suite(sh, "lab", more) },
+];
+
+const SUITES: &[&str] = &["cli", "store", "lab"];
+
+fn suite<'a>(sh: &'a Shell, name: &str, more: &[String]) -> Vec<Cmd<'a>> {
+    vec![cmd!(sh, "cargo test -p no43-tests --test {name} -- {more...}")]
+}
+
+/// Runs the stages; `false` means that one failed. All run, so that one report names everything.
+pub(crate) fn run(options: &Options) -> Result<bool> {
+    for name in &options.only {
+        let names: Vec<_> = STAGES.iter().map(|s| s.name).collect();
+        ensure!(names.contains(&name.as_str()), "no stage '{name}'; there are {}", names.join(", "));
+    }
+    let start = Instant::now();
+    eprintln!("  packages   {}", packages::ensure_installed(Tier::Test, options.install.permission())?);
+    let root = binaries::root()?;
+    let sh = Shell::new()?;
+    sh.change_dir(&root);
+    sh.set_var("INSTA_UPDATE", "no");
+    if options.soak {
+        sh.set_var("NO43_SOAK", "1");
+    }
+    let binaries = Binaries::of(&root);
+    binaries.announce(&sh);
+
+    let chosen = |s: &&Stage| options.only.is_empty() || options.only.iter().any(|o| o == s.name);
+    let more: Vec<String> = options.case.iter().cloned().collect();
+    let mut steps: Vec<Step> = Vec::new();
+    let mut built = None;
+    for stage in STAGES.iter().filter(chosen) {
+        if SUITES.contains(&stage.name) && built.is_none() {
+            let step = Step::run("build", binaries::build_commands(&sh))?;
+            built = Some(step.outcome == Outcome::Passed);
+            steps.push(step);
+        }
+        steps.push(match stage.name {
+            "nix" if cmd!(sh, "nix-instantiate --version").quiet().ignore_stderr().read().is_err() => {
+                Step::skipped("nix", "nix-instantiate is not here (package nix-bin)")
+            }
+            name if SUITES.contains(&name) && built == Some(false) => {
+                Step::skipped(name, "its programs were not built")
+            }
+            name => Step::run(name, (stage.commands)(&sh, &more))?,
+        });
+    }
+    let mut counts = Counts::default();
+    steps.iter().for_each(|s| counts += s.counts);
+    println!("\n{}\n  in {}", summary(&steps), seconds(start.elapsed()));
+    println!("{counts}");
+    Ok(steps.iter().all(|s| s.outcome != Outcome::Failed))
+}

@@ -1,1 +1,16 @@
-//! End-to-end suites on libtest-mimic.
+//! What the end-to-end suites share: cases with named needs, a scene of their own each, runs with limits.
+//!
+//! Surprises: a case talks to `no43` only as a program (a suite must not notice a refactoring); everything that a case
+//! starts, however far down and whatever it is re-parented to, carries a marker in its environment, so that a case
+//! that leaves a process behind fails, and nothing else on the machine is ever signalled.
+
+pub mod capability;
+pub mod expect;
+pub mod programs;
+pub mod run;
+pub mod scene;
+pub mod suite;
+
+pub use run::{Run, Seen};
+pub use scene::Scene;
+pub use suite::Case;

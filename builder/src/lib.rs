@@ -2,5 +2,8 @@
 //!
 //! `Recipe → Lock → Plan → Image`; each arrow is one function: planning is pure, only building touches disks.
 
+pub mod diagnostic;
 pub mod key;
 pub mod plan;
+pub mod recipe;
+pub mod schema;

@@ -343,56 +343,56 @@ mod tests {
     #[test]
     fn a_report_looks_like_this() {
         insta::assert_snapshot!(serde_json::to_string_pretty(&example()).unwrap(), @r#"
-{
-  "version": 1,
-  "os": "Debian GNU/Linux 12 (bookworm)",
-  "kernel": "6.1.0-40-amd64",
-  "boot_id": "0d5a7d6e-0b34-4d1b-9a3b-3c6f4b3f5a11",
-  "uptime_ms": 9120,
-  "functions": [
-    {
-      "address": "0000:01:00.0",
-      "id": "1234:1111",
-      "subsystem": "1af4:1100",
-      "class": "038000",
-      "driver": "bochs-drm",
-      "bars": [
         {
-          "index": 0,
-          "size": 16777216,
-          "kind": "prefetchable",
-          "assigned": true
+          "version": 1,
+          "os": "Debian GNU/Linux 12 (bookworm)",
+          "kernel": "6.1.0-40-amd64",
+          "boot_id": "0d5a7d6e-0b34-4d1b-9a3b-3c6f4b3f5a11",
+          "uptime_ms": 9120,
+          "functions": [
+            {
+              "address": "0000:01:00.0",
+              "id": "1234:1111",
+              "subsystem": "1af4:1100",
+              "class": "038000",
+              "driver": "bochs-drm",
+              "bars": [
+                {
+                  "index": 0,
+                  "size": 16777216,
+                  "kind": "prefetchable",
+                  "assigned": true
+                }
+              ],
+              "modalias": "pci:v00001234d00001111sv00001AF4sd00001100bc03sc80i00"
+            }
+          ],
+          "connectors": [
+            {
+              "pci": "0000:01:00.0",
+              "card": "card0",
+              "name": "Virtual-1",
+              "status": "connected",
+              "modes": [
+                "1280x800",
+                "1024x768"
+              ]
+            }
+          ],
+          "log": [
+            {
+              "time_us": 2500123,
+              "level": 6,
+              "text": "[drm] Initialized bochs-drm 1.0.0 20130925 for 0000:01:00.0 on minor 0",
+              "topic": "drm-initialized",
+              "severity": "info"
+            }
+          ],
+          "unknown": [
+            "/sys/bus/pci/devices/0000:01:00.0/resource: permission denied"
+          ]
         }
-      ],
-      "modalias": "pci:v00001234d00001111sv00001AF4sd00001100bc03sc80i00"
-    }
-  ],
-  "connectors": [
-    {
-      "pci": "0000:01:00.0",
-      "card": "card0",
-      "name": "Virtual-1",
-      "status": "connected",
-      "modes": [
-        "1280x800",
-        "1024x768"
-      ]
-    }
-  ],
-  "log": [
-    {
-      "time_us": 2500123,
-      "level": 6,
-      "text": "[drm] Initialized bochs-drm 1.0.0 20130925 for 0000:01:00.0 on minor 0",
-      "topic": "drm-initialized",
-      "severity": "info"
-    }
-  ],
-  "unknown": [
-    "/sys/bus/pci/devices/0000:01:00.0/resource: permission denied"
-  ]
-}
-"#);
+        "#);
     }
 
     #[test]

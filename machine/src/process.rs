@@ -1,0 +1,180 @@
+//! QEMU's process: in a group of its own, watched by a pidfd, killed as a group and checked to be gone.
+//!
+//! QEMU's control socket is its standard input: a listening socket that is bound before QEMU starts needs no polling, and
+//! descriptor 0 is the one that a child can be given without unsafe code and without leaking it into other children.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, test_kill_process_group};
+
+/// How long a killed process may take to be gone: a QEMU in an uninterruptible VFIO call has been seen to need seconds.
+pub const KILL_LIMIT: Duration = Duration::from_secs(10);
+
+/// When a process started, in clock ticks since boot (field 22 of `/proc/PID/stat`). Together with the pid it names a
+/// process for ever.
+///
+/// # Errors
+/// `NotFound` if there is no such process; `InvalidData` if the kernel's answer has another shape.
+pub fn start_time(pid: u32) -> io::Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    parse_start_time(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a strange /proc/PID/stat"))
+}
+
+/// The second field is the program's name in brackets, and may hold spaces and brackets itself.
+fn parse_start_time(stat: &str) -> Option<u64> {
+    stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
+}
+
+/// Whether exactly this process still runs (a zombie does not).
+pub fn is_running(pid: u32, started: u64) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
+    let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
+    parse_start_time(&stat) == Some(started) && !matches!(state, Some("Z" | "X"))
+}
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Status {
+    /// Its exit code, if it ended by itself and was our child.
+    pub code: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+}
+
+impl From<ExitStatus> for Status {
+    fn from(status: ExitStatus) -> Self {
+        Status { code: status.code(), signal: status.signal() }
+    }
+}
+
+/// A QEMU that we started, or one that an earlier no43 started.
+#[derive(Debug)]
+pub(crate) struct Process {
+    pid: Pid,
+    start_time: u64,
+    pidfd: OwnedFd,
+    /// Absent for an adopted process: its parent reaps it, and its status stays unknown.
+    child: Option<Mutex<Child>>,
+}
+
+impl Process {
+    /// Starts `argv` in a process group of its own with `stdin` as descriptor 0, no output, and errors to a file.
+    pub(crate) fn spawn(argv: &[String], stdin: OwnedFd, stderr: &Path) -> io::Result<Process> {
+        let (program, arguments) = argv.split_first().expect("argv holds at least the program");
+        let child = Command::new(program)
+            .args(arguments)
+            .stdin(stdin)
+            .stdout(Stdio::null())
+            .stderr(File::create(stderr)?)
+            .process_group(0)
+            .spawn()?;
+        let pid = Pid::from_child(&child);
+        let mut process = Process {
+            pid,
+            start_time: start_time(child.id())?,
+            pidfd: pidfd_open(pid, PidfdFlags::empty())?,
+            child: None,
+        };
+        process.child = Some(Mutex::new(child));
+        Ok(process)
+    }
+
+    /// Takes over a process that runs already; `None` if it does not.
+    pub(crate) fn adopt(pid: u32, started: u64) -> Option<Process> {
+        let known = Pid::from_raw(i32::try_from(pid).ok()?)?;
+        let pidfd = pidfd_open(known, PidfdFlags::empty()).ok()?;
+        // Looked at after the pidfd is open: from here on it cannot become another process.
+        is_running(pid, started).then_some(Process { pid: known, start_time: started, pidfd, child: None })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid.as_raw_pid().unsigned_abs()
+    }
+
+    pub(crate) fn start_time(&self) -> u64 {
+        self.start_time
+    }
+
+    /// Waits for the end. `None` if it still runs when the limit is over.
+    pub(crate) fn wait(&self, limit: Duration) -> Option<Status> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            let timeout = Timespec::try_from(rest).ok();
+            match poll(&mut [PollFd::new(&self.pidfd.as_fd(), PollFlags::IN)], timeout.as_ref()) {
+                Ok(0) => return None,
+                Err(rustix::io::Errno::INTR) => {}
+                // A pidfd cannot fail to be polled; if it does, the process is as good as gone.
+                Ok(_) | Err(_) => return Some(self.reap()),
+            }
+        }
+    }
+
+    fn reap(&self) -> Status {
+        let unknown = Status { code: None, signal: None };
+        let Some(child) = &self.child else { return unknown };
+        let mut child = child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        child.wait().map_or(unknown, Status::from)
+    }
+
+    pub(crate) fn is_alive(&self) -> bool {
+        self.wait(Duration::ZERO).is_none()
+    }
+
+    /// Kills the whole group and waits until nobody of it is left; false if somebody still is after [`KILL_LIMIT`].
+    pub(crate) fn kill_group(&self) -> bool {
+        let deadline = Instant::now() + KILL_LIMIT;
+        // The leader's pid is the group's number as long as any member lives, or we have not reaped the leader.
+        let _ = kill_process_group(self.pid, Signal::KILL);
+        if self.wait(KILL_LIMIT).is_none() {
+            return false;
+        }
+        while test_kill_process_group(self.pid).is_ok() {
+            if Instant::now() > deadline {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_brackets_does_not_shift_the_fields() {
+        let stat = "7 (a) b (c) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 4711 1 1";
+        assert_eq!(parse_start_time(stat), Some(4711));
+        assert_eq!(parse_start_time("7 (a"), None);
+    }
+
+    #[test]
+    fn we_run_and_the_past_does_not() {
+        let me = std::process::id();
+        let started = start_time(me).unwrap();
+        assert!(is_running(me, started));
+        assert!(!is_running(me, started + 1));
+    }
+
+    #[test]
+    fn the_whole_group_is_killed() {
+        let dir = tempfile::tempdir().unwrap();
+        let argv = ["sh", "-c", "sleep 1000 & sleep 1000"].map(String::from);
+        let null = File::open("/dev/null").unwrap();
+        let process = Process::spawn(&argv, null.into(), &dir.path().join("err")).unwrap();
+        assert!(process.is_alive());
+        assert!(process.kill_group());
+        assert_eq!(process.wait(Duration::ZERO), Some(Status { code: None, signal: Some(9) }));
+        assert!(!is_running(process.pid(), process.start_time()));
+    }
+}

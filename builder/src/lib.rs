@@ -2,8 +2,17 @@
 //!
 //! `Recipe → Lock → Plan → Image`; each arrow is one function: planning is pure, only building touches disks.
 
+pub mod build;
+mod debian;
 pub mod diagnostic;
+mod disk;
+pub mod image;
+mod initrd;
 pub mod key;
+pub mod lock;
+pub mod media;
 pub mod plan;
 pub mod recipe;
 pub mod schema;
+pub mod step;
+pub mod store;

@@ -3,12 +3,19 @@
 //! Two halves that never mix: `layers` say what the image is made of and carry the keys; everything else (`machine`,
 //! `cards`, `user`, `display`, `network`, `checks`) is given when the machine starts and never enters a key.
 
+mod gather;
+mod make;
+mod show;
+
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::key::Key;
+
+pub use gather::{Facts, FoundFile, HostCard, HostFacts, gather};
+pub use make::plan;
 
 /// Everything that building, starting and verifying need to know.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,11 +121,11 @@ pub struct DebianBase {
     pub sources: Vec<AptSource>,
     /// mmdebstrap's variant: `minbase`, `apt`, `important`, …
     pub variant: String,
-    /// Packages on top of the variant, kernel included.
+    /// Packages on top of the variant, kernel included; sorted, none twice.
     pub packages: Vec<String>,
-    /// Packages that come from `<suite>-backports`, with what they need from there.
+    /// Packages that come from `<suite>-backports`, with what they need from there; not repeated in `packages`.
     pub backports: Vec<String>,
-    /// The kernel's package, also listed in `packages`.
+    /// The kernel's package; also in `packages` or `backports`.
     pub kernel: String,
     /// What is process 1.
     pub init: Init,
@@ -128,6 +135,8 @@ pub struct DebianBase {
     pub locale: String,
     /// Such as `Europe/Paris` or `Etc/UTC`.
     pub timezone: String,
+    /// A console keyboard layout such as `fr`; `None` leaves Debian's.
+    pub keyboard: Option<String>,
     /// The same constant for everyone; the recipe's name is given when a machine starts.
     pub hostname: String,
     /// The disk's virtual size.
@@ -138,8 +147,12 @@ pub struct DebianBase {
     pub files: Vec<FileIn>,
     /// Modules that the initrd holds; empty means Debian's own choice ("most").
     pub initrd_modules: Vec<String>,
+    /// Modules loaded at every boot.
+    pub modules: Vec<String>,
     /// Trees left out, as dpkg path-exclude globs such as `/usr/share/doc/*`.
     pub remove: Vec<String>,
+    /// Added to the kernel's command line at every boot.
+    pub kernel_options: Vec<String>,
     /// SHA-256 of the `no43-guest` that is laid into the image.
     pub guest_program: String,
 }
@@ -166,6 +179,8 @@ pub struct BaseUser {
     pub name: String,
     /// Further groups; they must exist once the packages are there, except for system groups that are made.
     pub groups: Vec<String>,
+    /// May become root by `sudo` without a password.
+    pub sudo: bool,
 }
 
 /// A file that is laid into the guest.
@@ -257,8 +272,6 @@ pub struct MachinePlan {
     pub firmware: Firmware,
     /// Where the kernel comes from.
     pub boot: Boot,
-    /// A vTPM is there.
-    pub tpm: bool,
     /// UEFI inside the lab needs `kernel-irqchip=off` and `kvm=off`, or the outer QEMU dies.
     pub uefi_under_lab: bool,
 }
@@ -391,4 +404,24 @@ pub enum NetworkPlan {
     None,
     /// QEMU's user network: out, but not in.
     User,
+}
+
+impl Plan {
+    /// The first layer that is not there yet, and that a build would therefore start with; `None` when all are there.
+    ///
+    /// A later layer that exists does not help: a build resumes at the last good layer *below* a missing one, so the
+    /// topmost layer is looked at first, and a whole image needs only that one to exist.
+    pub fn first_rebuilt(&self, exists: impl Fn(&Key) -> bool) -> Option<&LayerPlan> {
+        let built = self.layers.iter().rposition(|layer| exists(&layer.key));
+        self.layers.get(built.map_or(0, |at| at + 1))
+    }
+
+    /// The key of the whole image: its topmost layer's.
+    ///
+    /// # Panics
+    /// Never for a plan that [`plan()`] made: it has a base.
+    #[must_use]
+    pub fn image_key(&self) -> &Key {
+        &self.layers.last().expect("a plan has at least its base layer").key
+    }
 }

@@ -65,6 +65,10 @@ pub(crate) enum Form {
     Package,
     /// A kernel module's name.
     Module,
+    /// One word of a kernel command line.
+    KernelOption,
+    /// A console keyboard layout.
+    Keyboard,
     /// "128 GiB"
     Size,
     /// "10 min"

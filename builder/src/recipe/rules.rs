@@ -254,6 +254,12 @@ impl Rules<'_> {
             let fix = "write http://…, https://… or file:/…, or remove the key: this host's own apt sources are used then";
             self.push(at.spot("mirror").problem(Kind::BadValue, what).fix(fix));
         }
+        let timezone = at.text("timezone");
+        if timezone.contains(' ') {
+            let what = format!("'{timezone}' is a zone of Windows, and the guest is {os}");
+            let fix = "write a zone such as Europe/Paris or Etc/UTC";
+            self.push(at.spot("timezone").problem(Kind::BadValue, what).fix(fix));
+        }
         let user_at = at.child("user");
         let user = user_at.as_ref().map(|user| self.user(user));
         Some(Guest {
@@ -261,8 +267,12 @@ impl Rules<'_> {
             os,
             init,
             language: language.to_owned(),
-            timezone: at.text("timezone").to_owned(),
+            timezone: timezone.to_owned(),
             user: user.flatten(),
+            sudo: user_at.as_ref().is_some_and(|user| user.bool("sudo")),
+            keyboard: at.owned("keyboard"),
+            modules: at.texts("modules"),
+            kernel_options: at.texts("kernel-options"),
             groups: user_at.map(|user| user.texts("groups")).unwrap_or_default(),
             packages: at.texts("packages"),
             backports: at.texts("backports"),
@@ -339,7 +349,7 @@ impl Rules<'_> {
         }
         let key = if at.node("path").is_some() { "path" } else { "url" };
         let sha256 = at.opt_text("sha256").map(str::to_ascii_lowercase);
-        Some(Input { from, sha256, spot: at.spot(key) })
+        Some(Input { from, written: at.text(key).to_owned(), sha256, spot: at.spot(key) })
     }
 
     fn card(&mut self, at: &At<'_>) -> Option<CardAsk> {

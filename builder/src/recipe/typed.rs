@@ -62,6 +62,14 @@ pub struct Guest {
     pub user: Option<UserPlan>,
     /// The user's further groups.
     pub groups: Vec<String>,
+    /// The user may become root without a password.
+    pub sudo: bool,
+    /// Layout.
+    pub keyboard: Option<String>,
+    /// Loaded at every boot.
+    pub modules: Vec<String>,
+    /// Words of the kernel's command line.
+    pub kernel_options: Vec<String>,
     /// The recipe's own.
     pub packages: Vec<String>,
     /// What a guest of this kind needs besides.
@@ -119,6 +127,8 @@ pub enum CopyFrom {
 pub struct Input {
     /// Where it is.
     pub from: InputFrom,
+    /// The path or URL as the person wrote it.
+    pub written: String,
     /// What the recipe itself says that it hashes to; lower case.
     pub sha256: Option<String>,
     /// Where it was written.

@@ -64,7 +64,7 @@ static GUEST: &[Field] = &[
     later("edition", TEXT, "A Windows edition id, checked against what the ISO holds."),
     key("language", Text(Form::Language), "Language and region, such as fr-FR; C for none."),
     key("timezone", Text(Form::TimeZone), "Time zone, such as Europe/Paris."),
-    later("keyboard", TEXT, "Keyboard layout."),
+    key("keyboard", Text(Form::Keyboard), "Keyboard layout, such as fr."),
     later("hostname", TEXT, "Name on the network, given when the machine starts."),
     later("product-key", SECRET, "Windows product key, given when the machine starts."),
     key("user", Table(USER), "The person who works in the guest."),
@@ -76,6 +76,8 @@ static GUEST: &[Field] = &[
     key("variant", OneOf(VARIANT), "What mmdebstrap starts from."),
     key("files", Tables(FILE), "Files laid over the base system."),
     key("leave-out", List(&GUEST_PATH), "Trees that packages bring and this guest does without, as globs."),
+    key("modules", List(&Text(Form::Module)), "Modules loaded at every boot."),
+    key("kernel-options", List(&Text(Form::KernelOption)), "Added to the kernel's command line."),
     key("initrd-modules", List(&Text(Form::Module)), "Modules in the initrd; Debian's own choice when empty."),
 ];
 
@@ -95,6 +97,7 @@ static VARIANT: &[Word] = &[word("minbase"), word("important"), word("standard")
 static USER: &[Field] = &[
     key("name", Text(Form::UserName), "Login name."),
     key("password", SECRET, "Where the password comes from; never the password itself."),
+    key("sudo", Bool, "May become root without a password."),
     key("groups", List(&Text(Form::UserName)), "Further groups."),
 ];
 

@@ -108,7 +108,13 @@ impl Walk<'_> {
     fn wrong_type(&mut self, node: &Node, kind: &Kind, key: &str) {
         let what = format!("{} is needed here, and this is {}", kind.describe(), node.value.kind());
         let mut problem = Problem::new(Wrong::WrongType, key, what).at(node.origin.place());
-        if let (Kind::Tables(_), Value::Table(_)) = (kind, &node.value) {
+        if let (Kind::Table(fields), Value::Text(_)) = (kind, &node.value)
+            && fields.iter().any(|field| field.name == "credential")
+        {
+            problem = problem
+                .why("recipes are shared, copied and shown: they hold no secrets")
+                .fix("write { file = \"~/.config/no43/password\" }, { env = \"NAME\" } or { credential = \"name\" }");
+        } else if let (Kind::Tables(_), Value::Table(_)) = (kind, &node.value) {
             problem = problem.fix(format!("write [[{key}]] with two brackets"));
         } else if let (Kind::List(_), Value::Text(text)) = (kind, &node.value) {
             problem = problem.fix(format!("write [{}]", Value::Text(text.clone())));
@@ -182,20 +188,21 @@ impl Form {
 
     /// What is wrong with `text` and what to write instead.
     fn check(self, text: &str) -> Result<(), (String, String)> {
-        let units = |result: Result<(), (String, String)>| result;
         if let Some(bad) = text.chars().find(|c| c.is_control() && !(self == Self::Any && matches!(c, '\n' | '\t'))) {
             let what = format!("the character {} cannot be here", bad.escape_unicode());
             return Err((what, "leave it out".to_owned()));
         }
         let example = match self {
-            Self::Size => return units(units::size(text).map(drop)),
-            Self::Duration => return units(units::duration(text).map(drop)),
+            Self::Size => return units::size(text).map(drop),
+            Self::Duration => return units::duration(text).map(drop),
             Self::Any | Self::HostPath if text.is_empty() => "write something, or leave the key out",
             Self::Any | Self::HostPath => return Ok(()),
             Self::Name => "use letters, digits, '-', '_' and '.', starting with a letter or digit",
             Self::UserName => "use small letters, digits, '-' and '_', starting with a letter",
             Self::Package => "use a Debian package's name, such as pciutils",
             Self::Module => "use a kernel module's name, such as virtio_blk",
+            Self::KernelOption => "write one option without spaces or quotes, such as mitigations=off",
+            Self::Keyboard => "write a layout's short name, such as fr or us",
             Self::CardAddress => "write it as lspci does: 01:00, or 0000:01:00 with the domain",
             Self::PciId => "write vendor and device in hexadecimal, such as 10de:2484",
             Self::GuestPath => "write an absolute path without '..', such as /etc/motd",
@@ -234,6 +241,8 @@ impl Form {
             Self::Module => {
                 starts(u8::is_ascii_alphanumeric) && all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
             }
+            Self::KernelOption => !text.is_empty() && all(|b| b.is_ascii_graphic() && !b"\"'\\$`".contains(&b)),
+            Self::Keyboard => text.len() >= 2 && all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
             Self::CardAddress => is_card_address(text),
             Self::PciId => {
                 text.split_once(':').is_some_and(|(vendor, device)| is_hex(vendor, 4) && is_hex(device, 4))
@@ -256,7 +265,7 @@ impl Form {
             Self::TimeZone => {
                 starts(u8::is_ascii_alphabetic)
                     && !text.contains("//")
-                    && all(|b| b.is_ascii_alphanumeric() || b"/_+-".contains(&b))
+                    && all(|b| b.is_ascii_alphanumeric() || b"/_+-. ".contains(&b))
             }
         }
     }

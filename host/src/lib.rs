@@ -1,1 +1,38 @@
-//! (skeleton)
+//! What this Linux lends to virtual machines: PCI cards, IOMMU groups, VFIO bindings, KVM; and how it gets them back.
+//!
+//! Looking (`inventory`, `card`, `holders`, `doctor`) changes nothing. Changing goes through a [`lease`], is written into
+//! the journal first ([`state`]), and is undone by [`recovery`] after a crash. The few writes that need root are in
+//! `binding`, reached directly or by [`privilege`]'s verbs. sysfs, proc and dev are parameters ([`Roots`]).
+
+mod address;
+mod binding;
+mod clock;
+mod names;
+mod process;
+mod raw;
+mod roots;
+
+pub mod card;
+pub mod doctor;
+pub mod holders;
+pub mod inventory;
+pub mod kvm;
+pub mod lab_port;
+pub mod lease;
+pub mod memlock;
+pub mod privilege;
+pub mod recovery;
+pub mod state;
+pub mod table;
+
+pub use address::{ParsePciError, PciAddress, PciId};
+pub use binding::{BindError, FunctionBack, GivenBack, Limits, VfioNode};
+pub use card::{Card, CardState, Role};
+pub use holders::Holder;
+pub use inventory::{Bar, Function, HostError, Inventory};
+pub use kvm::KvmVerdict;
+pub use lease::{CardRequest, Lease, LeaseError, lease};
+pub use privilege::Privilege;
+pub use process::ProcessRef;
+pub use roots::Roots;
+pub use state::{StateDir, StateError};

@@ -1,0 +1,570 @@
+//! Takes functions from their drivers, gives them to vfio-pci, and puts everything back: the only writes to sysfs.
+//!
+//! The order per function is override, unbind, probe; `new_id` is never used, it would catch every card of the model. All
+//! journal entries are on disk before the first write. Each write runs in a child with a limit: a driver that hangs in
+//! unbind never comes back, so its card goes into quarantine and nothing is tried a second time.
+
+use std::fs::{self, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::holders::{self, Holder, group_node};
+use crate::process::ProcessRef;
+use crate::raw::{in_child, tell};
+use crate::roots::link_name;
+use crate::state::{JournalEntry, NodeOwner, QuarantineEntry, StateDir, StateError};
+use crate::{Card, CardState, Inventory, PciAddress, Roots, clock, names};
+
+const VFIO: &str = "vfio-pci";
+
+/// How long the kernel may take.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// One write to sysfs. A driver may need ten seconds to shut a big card down; one that needs thirty never returns.
+    pub write: Duration,
+    /// From a write that returned to its effect. Drivers that probe in the background need a moment, udev too.
+    pub settle: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { write: Duration::from_secs(30), settle: Duration::from_secs(10) }
+    }
+}
+
+/// Why a card could not be bound or given back. Goes through sudo as JSON, so it holds only text and numbers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum BindError {
+    /// Somebody has its device nodes open. Nothing was written.
+    #[error("{card} is in use by {}: close that first; nothing was changed", holders::sentence(holders))]
+    InUse {
+        /// Which card.
+        card: String,
+        /// By whom.
+        holders: Vec<Holder>,
+    },
+    /// The kernel lacks vfio-pci.
+    #[error("the driver vfio-pci is not there: {why}; try: sudo modprobe vfio-pci")]
+    NoVfio {
+        /// What modprobe said.
+        why: String,
+    },
+    /// A write was refused.
+    #[error("failed to write '{text}' to {}: {why}", path.display())]
+    Write {
+        /// The file in sysfs.
+        path: PathBuf,
+        /// What was written.
+        text: String,
+        /// What the kernel said.
+        why: String,
+    },
+    /// A write did not come back.
+    #[error(
+        "writing '{text}' to {} did not return within {limit_s} s, process {pid} hangs in the kernel: {card} is in quarantine until the host is rebooted",
+        path.display()
+    )]
+    Hung {
+        /// Which card.
+        card: String,
+        /// The file in sysfs.
+        path: PathBuf,
+        /// What was written.
+        text: String,
+        /// The limit in seconds.
+        limit_s: u64,
+        /// The child that hangs.
+        pid: u32,
+    },
+    /// All writes went well, and still another driver has the function.
+    #[error("{address} was offered to vfio-pci and is with {} now: {hint}", now.as_deref().unwrap_or("no driver"))]
+    NotTaken {
+        /// The function.
+        address: PciAddress,
+        /// Its driver now.
+        now: Option<String>,
+        /// What is likely.
+        hint: String,
+    },
+    /// The group's node did not appear or cannot be opened.
+    #[error("{} cannot be used by this user: {why}", path.display())]
+    Node {
+        /// The node.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// The request is not allowed.
+    #[error("refused: {why}")]
+    Refused {
+        /// Why.
+        why: String,
+    },
+    /// Root could not be reached.
+    #[error("this needs root: {why}")]
+    Privilege {
+        /// Why not, and what to do.
+        why: String,
+    },
+    /// The journal could not be written, so nothing else was.
+    #[error("{why}")]
+    State {
+        /// What failed.
+        why: String,
+    },
+}
+
+impl From<StateError> for BindError {
+    fn from(error: StateError) -> Self {
+        BindError::State { why: error.to_string() }
+    }
+}
+
+/// The device node by which QEMU reaches a function.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VfioNode {
+    /// The function.
+    pub address: PciAddress,
+    /// Its IOMMU group.
+    pub group: u32,
+    /// `/dev/vfio/<group>`
+    pub path: PathBuf,
+}
+
+/// One function after its card was given back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionBack {
+    /// The function.
+    pub address: PciAddress,
+    /// The driver that it was taken from.
+    pub driver_before: Option<String>,
+    /// The driver that has it now.
+    pub driver_now: Option<String>,
+}
+
+/// What became of the cards of a lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[must_use]
+pub struct GivenBack {
+    /// Every function that had been taken.
+    pub functions: Vec<FunctionBack>,
+    /// Why the card is in quarantine now; `None` when all is well.
+    pub quarantined: Option<String>,
+}
+
+impl GivenBack {
+    /// Every function has the driver that it had before, and the card is healthy.
+    pub fn is_complete(&self) -> bool {
+        self.quarantined.is_none() && self.functions.iter().all(|f| f.driver_before == f.driver_now)
+    }
+}
+
+/// What is to be taken, and for whom.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Job {
+    pub(crate) functions: Vec<PciAddress>,
+    pub(crate) lease: String,
+    pub(crate) holder: String,
+    pub(crate) owner: ProcessRef,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+}
+
+/// Where things are, and how long they may take.
+pub(crate) struct Place<'a> {
+    pub(crate) state: &'a StateDir,
+    pub(crate) roots: &'a Roots,
+    pub(crate) limits: Limits,
+}
+
+impl Place<'_> {
+    /// Gives the functions of whole cards to vfio-pci and their group nodes to a user.
+    pub(crate) fn bind(&self, job: &Job) -> Result<Vec<VfioNode>, BindError> {
+        let _lock = self.state.lock_host()?;
+        let inventory = self.inventory()?;
+        let title = self.check_request(&inventory, job)?;
+        let holders = holders::of_functions(&inventory, &job.functions, self.roots);
+        if !holders.is_empty() {
+            return Err(BindError::InUse { card: title, holders });
+        }
+        self.load_vfio()?;
+        let entries = self.journal(&inventory, job)?;
+        let nodes = entries
+            .iter()
+            .try_for_each(|entry| self.take(entry, &title))
+            .and_then(|()| entries.iter().map(|entry| self.hand_out(entry, job)).collect());
+        match nodes {
+            Err(BindError::Hung { card, path, text, limit_s, pid }) => {
+                let error = BindError::Hung { card, path, text, limit_s, pid };
+                self.give_up(&entries, &error.to_string())?;
+                Err(error)
+            }
+            Err(error) => {
+                let back = self.put_back(&entries)?;
+                Err(match back.quarantined {
+                    Some(reason) => BindError::Refused { why: format!("{error}; and then {reason}") },
+                    None => error,
+                })
+            }
+            nodes => nodes,
+        }
+    }
+
+    /// Gives functions back to the drivers that the journal names.
+    pub(crate) fn release(&self, functions: &[PciAddress], uid: u32) -> Result<GivenBack, BindError> {
+        let _lock = self.state.lock_host()?;
+        let mut entries = self.state.journal(self.roots);
+        entries.retain(|entry| functions.contains(&entry.address));
+        // the owner's own user, root, and anybody once the owner is dead: the next run cleans up
+        let stranger = entries.iter().find(|e| uid != 0 && uid != e.uid && e.owner.is_alive(self.roots));
+        if let Some(entry) = stranger {
+            return Err(BindError::Refused {
+                why: format!("{} is lent to '{}' of user {}", entry.address, entry.holder, entry.uid),
+            });
+        }
+        let nodes: Vec<PathBuf> = entries.iter().flat_map(|entry| self.nodes(entry)).collect();
+        let mut holders = holders::of_nodes(&nodes, self.roots);
+        let machines = entries.iter().filter_map(|entry| entry.machine).filter(|m| m.is_alive(self.roots));
+        holders.extend(machines.map(|machine| Holder {
+            pid: machine.pid,
+            name: machine.name(self.roots).unwrap_or_else(|| "the machine".into()),
+            node: nodes.first().cloned().unwrap_or_default(),
+        }));
+        if !holders.is_empty() {
+            return Err(BindError::InUse { card: self.title(&entries), holders });
+        }
+        self.put_back(&entries)
+    }
+
+    fn inventory(&self) -> Result<Inventory, BindError> {
+        Inventory::read(self.roots).map_err(|e| BindError::State { why: e.to_string() })
+    }
+
+    /// Only whole cards, never the host's display, never what is lent, never a group that the kernel would refuse.
+    fn check_request(&self, inventory: &Inventory, job: &Job) -> Result<String, BindError> {
+        let refuse = |why: String| Err(BindError::Refused { why });
+        let cards: Vec<Card> = inventory
+            .cards()
+            .into_iter()
+            .filter(|card| card.functions.iter().any(|f| job.functions.contains(f)))
+            .collect();
+        if let Some(address) = job.functions.iter().find(|f| !cards.iter().any(|card| card.has(f))) {
+            return refuse(format!("{address} is not a function of a graphics card on this host"));
+        }
+        for card in &cards {
+            if let Some(left_out) = card.functions.iter().find(|f| !job.functions.contains(f)) {
+                return refuse(format!("{left_out} belongs to {} too: a card is lent whole", card.titled()));
+            }
+            if matches!(card.state, CardState::HostDisplay | CardState::NoIommu) {
+                return refuse(format!("{}: {}", card.titled(), card.state));
+            }
+        }
+        let quarantine = self.state.quarantine(self.roots);
+        if let Some(entry) = quarantine.iter().find(|e| e.functions.iter().any(|f| job.functions.contains(f))) {
+            return refuse(format!("{} is in quarantine: {}", entry.name, entry.reason));
+        }
+        let mut groups: Vec<u32> = cards.iter().flat_map(|card| card.groups.clone()).collect();
+        groups.sort_unstable();
+        if let Some(neighbour) = inventory.neighbours(&job.functions, &groups).iter().find(|n| n.blocks) {
+            return refuse(format!("{} {neighbour}", cards[0].titled()));
+        }
+        let taken = self.state.journal(self.roots).into_iter().find(|e| job.functions.contains(&e.address));
+        if let Some(entry) = taken {
+            return refuse(format!(
+                "{} is lent to '{}' (process {}) since {}",
+                entry.address,
+                entry.holder,
+                entry.owner.pid,
+                clock::since(entry.since)
+            ));
+        }
+        Ok(cards.iter().map(Card::titled).collect::<Vec<_>>().join(" and "))
+    }
+
+    fn load_vfio(&self) -> Result<(), BindError> {
+        let driver = self.roots.sys.join("bus/pci/drivers").join(VFIO);
+        if driver.exists() {
+            return Ok(());
+        }
+        if !self.roots.is_real() {
+            return Err(BindError::NoVfio { why: format!("no {}", driver.display()) });
+        }
+        // sudo's PATH may lack it
+        let program = ["/usr/sbin/modprobe", "/sbin/modprobe"].into_iter().find(|p| Path::new(p).exists());
+        let output = Command::new(program.unwrap_or("modprobe")).arg(VFIO).stdin(Stdio::null()).output();
+        match output {
+            Ok(_) if driver.exists() => Ok(()),
+            Ok(output) => {
+                Err(BindError::NoVfio { why: String::from_utf8_lossy(&output.stderr).trim().to_string() })
+            }
+            Err(e) => Err(BindError::NoVfio { why: format!("modprobe could not be run: {e}") }),
+        }
+    }
+
+    /// Writes down every function before the first one is touched.
+    fn journal(&self, inventory: &Inventory, job: &Job) -> Result<Vec<JournalEntry>, BindError> {
+        let functions = job.functions.iter().filter_map(|address| inventory.function(address));
+        let entries: Vec<JournalEntry> = functions
+            .map(|f| JournalEntry {
+                address: f.address,
+                id: f.id,
+                lease: job.lease.clone(),
+                holder: job.holder.clone(),
+                owner: job.owner,
+                machine: None,
+                uid: job.uid,
+                boot_id: self.roots.boot_id(),
+                since: clock::now(),
+                driver_before: f.driver.clone(),
+                override_before: f.driver_override.clone(),
+                group: f.group,
+                node_before: f.group.and_then(|group| owner_of(&group_node(group, self.roots))),
+            })
+            .collect();
+        for entry in &entries {
+            if let Err(e) = self.state.write_journal(entry) {
+                entries.iter().for_each(|entry| drop(self.state.remove_journal(&entry.address)));
+                return Err(e.into());
+            }
+        }
+        Ok(entries)
+    }
+
+    fn take(&self, entry: &JournalEntry, title: &str) -> Result<(), BindError> {
+        let device = self.roots.device(&entry.address);
+        if self.driver(&entry.address).as_deref() == Some(VFIO) {
+            return Ok(());
+        }
+        let address = entry.address.to_string();
+        self.write(&device.join("driver_override"), VFIO, title)?;
+        if self.driver(&entry.address).is_some() {
+            self.write(&device.join("driver/unbind"), &address, title)?;
+            self.wait_for_driver(&entry.address, None);
+        }
+        self.write(&self.roots.sys.join("bus/pci/drivers_probe"), &address, title)?;
+        if self.wait_for_driver(&entry.address, Some(VFIO)) {
+            return Ok(());
+        }
+        Err(BindError::NotTaken {
+            address: entry.address,
+            now: self.driver(&entry.address),
+            hint: "dmesg says why; error -22 there means that the IOMMU is off (no43 doctor)".into(),
+        })
+    }
+
+    fn hand_out(&self, entry: &JournalEntry, job: &Job) -> Result<VfioNode, BindError> {
+        let group = entry.group.ok_or_else(|| BindError::Refused {
+            why: format!("{} has no IOMMU group", entry.address),
+        })?;
+        let path = group_node(group, self.roots);
+        let wrong = |why: String| BindError::Node { path: path.clone(), why };
+        if !self.wait_until(|| path.exists()) {
+            return Err(wrong("it did not appear after vfio-pci took the card".into()));
+        }
+        let owner = NodeOwner { uid: job.uid, gid: job.gid, mode: 0o600 };
+        set_owner(&path, owner).map_err(|e| wrong(format!("its owner cannot be set: {e}")))?;
+        Ok(VfioNode { address: entry.address, group, path })
+    }
+
+    /// Undoes what `entries` say, as far as it was done. Also right after half a bind.
+    fn put_back(&self, entries: &[JournalEntry]) -> Result<GivenBack, BindError> {
+        if entries.is_empty() {
+            return Ok(GivenBack::default());
+        }
+        let title = self.title(entries);
+        let undone = entries
+            .iter()
+            .try_for_each(|entry| self.let_go(entry, &title))
+            .and_then(|()| entries.iter().try_for_each(|entry| self.reprobe(entry, &title)));
+        if let Err(error) = undone {
+            self.give_up(entries, &error.to_string())?;
+            return Err(error);
+        }
+        let functions: Vec<FunctionBack> = entries
+            .iter()
+            .map(|entry| FunctionBack {
+                address: entry.address,
+                driver_before: entry.driver_before.clone(),
+                driver_now: self.driver(&entry.address),
+            })
+            .collect();
+        let reason = entries.iter().find_map(|entry| self.ailment(entry));
+        match &reason {
+            Some(reason) => self.give_up(entries, reason)?,
+            None => entries.iter().try_for_each(|entry| self.state.remove_journal(&entry.address))?,
+        }
+        Ok(GivenBack { functions, quarantined: reason })
+    }
+
+    /// Clears the override and takes the function from vfio-pci, if that had it only because of us.
+    fn let_go(&self, entry: &JournalEntry, title: &str) -> Result<(), BindError> {
+        let device = self.roots.device(&entry.address);
+        if !device.exists() {
+            return Ok(());
+        }
+        if entry.driver_before.as_deref() == Some(VFIO) {
+            if let (Some(owner), Some(group)) = (entry.node_before, entry.group) {
+                // the node may be gone with its card; then nobody can use it either
+                let _ = set_owner(&group_node(group, self.roots), owner);
+            }
+            return Ok(());
+        }
+        let before = entry.override_before.as_deref().unwrap_or("\n");
+        self.write(&device.join("driver_override"), before, title)?;
+        if self.driver(&entry.address).as_deref() == Some(VFIO) {
+            self.write(&device.join("driver/unbind"), &entry.address.to_string(), title)?;
+            self.wait_for_driver(&entry.address, None);
+        }
+        Ok(())
+    }
+
+    fn reprobe(&self, entry: &JournalEntry, title: &str) -> Result<(), BindError> {
+        let wanted = entry.driver_before.as_deref();
+        let there = self.roots.device(&entry.address).exists();
+        if !there || wanted.is_none() || self.driver(&entry.address).as_deref() == wanted {
+            return Ok(());
+        }
+        let probe = self.roots.sys.join("bus/pci/drivers_probe");
+        match self.write(&probe, &entry.address.to_string(), title) {
+            // a driver that refuses shows below as "did not come back", with the better words
+            Ok(()) | Err(BindError::Write { .. }) => {
+                self.wait_for_driver(&entry.address, wanted);
+                Ok(())
+            }
+            Err(hung) => Err(hung),
+        }
+    }
+
+    /// What is wrong with a function that was given back.
+    fn ailment(&self, entry: &JournalEntry) -> Option<String> {
+        let device = self.roots.device(&entry.address);
+        let address = entry.address.short();
+        if !device.exists() {
+            return Some(format!("{address} left the bus while it was lent: reseat it or reboot the host"));
+        }
+        let mut first = [0u8; 4];
+        let config = File::open(device.join("config")).and_then(|mut file| file.read_exact(&mut first));
+        if config.is_ok() && first == [0xff; 4] {
+            return Some(format!(
+                "{address} answers nothing (its configuration space is all ones): it needs a cold start of the host"
+            ));
+        }
+        let now = self.driver(&entry.address);
+        (now != entry.driver_before).then(|| {
+            let name = |driver: Option<&str>| driver.map_or("no driver".to_string(), |d| format!("driver {d}"));
+            format!(
+                "{address} had {} and came back with {}: dmesg says why",
+                name(entry.driver_before.as_deref()),
+                name(now.as_deref())
+            )
+        })
+    }
+
+    /// Quarantine instead of a second try.
+    fn give_up(&self, entries: &[JournalEntry], reason: &str) -> Result<(), BindError> {
+        let name = self.title(entries);
+        let functions = entries.iter().map(|entry| entry.address).collect();
+        let boot_id = self.roots.boot_id();
+        let entry = QuarantineEntry { name, functions, reason: reason.into(), since: clock::now(), boot_id };
+        self.state.put_in_quarantine(&entry)?;
+        entries.iter().try_for_each(|entry| self.state.remove_journal(&entry.address))?;
+        Ok(())
+    }
+
+    fn title(&self, entries: &[JournalEntry]) -> String {
+        let Some(first) = entries.first() else { return "the card".into() };
+        format!("{} at {}", names::card(first.id), first.address.slot_name())
+    }
+
+    fn nodes(&self, entry: &JournalEntry) -> Vec<PathBuf> {
+        let devices = fs::read_dir(self.roots.device(&entry.address).join("vfio-dev"));
+        let names = devices.into_iter().flatten().flatten().map(|device| device.file_name());
+        let nodes = names.map(|name| self.roots.dev.join("vfio/devices").join(name));
+        nodes.chain(entry.group.map(|group| group_node(group, self.roots))).collect()
+    }
+
+    fn driver(&self, address: &PciAddress) -> Option<String> {
+        link_name(&self.roots.device(address).join("driver"))
+    }
+
+    fn wait_for_driver(&self, address: &PciAddress, wanted: Option<&str>) -> bool {
+        self.wait_until(|| self.driver(address).as_deref() == wanted)
+    }
+
+    fn wait_until(&self, condition: impl Fn() -> bool) -> bool {
+        let deadline = Instant::now() + self.limits.settle;
+        loop {
+            match condition() {
+                true => return true,
+                false if Instant::now() >= deadline => return false,
+                false => std::thread::sleep(Duration::from_millis(2)),
+            }
+        }
+    }
+
+    /// One write to sysfs, in a child with a limit.
+    fn write(&self, path: &Path, text: &str, card: &str) -> Result<(), BindError> {
+        let failed = |why: String| BindError::Write { path: path.into(), text: text.trim().into(), why };
+        let end = in_child(self.limits.write, |pipe| {
+            // no create and no truncate: a file that sysfs does not have must stay an error
+            let written = File::options().write(true).open(path).and_then(|mut f| f.write_all(text.as_bytes()));
+            let number = written.err().map_or(0, |e| e.raw_os_error().unwrap_or(-1));
+            tell(pipe, &number.to_string());
+        });
+        let end = end.map_err(|e| failed(format!("no child could be started: {e}")))?;
+        if let Some(pid) = end.hangs {
+            return Err(BindError::Hung {
+                card: card.into(),
+                path: path.into(),
+                text: text.trim().into(),
+                limit_s: self.limits.write.as_secs(),
+                pid,
+            });
+        }
+        match String::from_utf8_lossy(&end.said).parse() {
+            Ok(0) => Ok(()),
+            Ok(number) => Err(failed(io::Error::from_raw_os_error(number).to_string())),
+            Err(_) => Err(failed("the child that wrote it died".into())),
+        }
+    }
+}
+
+fn owner_of(path: &Path) -> Option<NodeOwner> {
+    let found = fs::metadata(path).ok()?;
+    Some(NodeOwner { uid: found.uid(), gid: found.gid(), mode: found.mode() & 0o777 })
+}
+
+fn set_owner(path: &Path, owner: NodeOwner) -> io::Result<()> {
+    if owner_of(path) == Some(owner) {
+        return Ok(());
+    }
+    std::os::unix::fs::chown(path, Some(owner.uid), Some(owner.gid))?;
+    fs::set_permissions(path, Permissions::from_mode(owner.mode))
+}
+
+/// The nodes of functions that are with vfio-pci already and open for this user: nothing to do, no root needed.
+pub(crate) fn already_ours(inventory: &Inventory, functions: &[PciAddress], roots: &Roots) -> Option<Vec<VfioNode>> {
+    let usable = |address: &PciAddress| {
+        let function = inventory.function(address).filter(|f| f.driver.as_deref() == Some(VFIO))?;
+        let path = group_node(function.group?, roots);
+        let access = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
+        rustix::fs::access(&path, access).ok()?;
+        Some(VfioNode { address: *address, group: function.group?, path })
+    };
+    functions.iter().map(usable).collect()
+}
+
+/// Why a bound card would not work for this user, in words.
+pub(crate) fn check_access(nodes: &[VfioNode]) -> Result<(), BindError> {
+    let access = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
+    let shut = nodes.iter().find_map(|node| Some((node, rustix::fs::access(&node.path, access).err()?)));
+    shut.map_or(Ok(()), |(node, e)| {
+        Err(BindError::Node { path: node.path.clone(), why: format!("it was handed over and still does not open: {e}") })
+    })
+}

@@ -13,7 +13,9 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, test_kill_process_group};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitOptions, kill_process_group, pidfd_open, test_kill_process_group, waitpid,
+};
 
 /// How long a killed process may take to be gone: a QEMU in an uninterruptible VFIO call has been seen to need seconds.
 pub const KILL_LIMIT: Duration = Duration::from_secs(10);
@@ -120,7 +122,14 @@ impl Process {
 
     fn reap(&self) -> Status {
         let unknown = Status { code: None, signal: None };
-        let Some(child) = &self.child else { return unknown };
+        let Some(child) = &self.child else {
+            // An adopted process may be a child of ours after all: left running and taken up again.
+            let ended = waitpid(Some(self.pid), WaitOptions::NOHANG).ok().flatten();
+            return ended.map_or(unknown, |(_, status)| Status {
+                code: status.exit_status(),
+                signal: status.terminating_signal(),
+            });
+        };
         let mut child = child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         child.wait().map_or(unknown, Status::from)
     }
@@ -137,7 +146,7 @@ impl Process {
         if self.wait(KILL_LIMIT).is_none() {
             return false;
         }
-        while test_kill_process_group(self.pid).is_ok() {
+        while test_kill_process_group(self.pid).is_ok() && group_lives(self.pid()) {
             if Instant::now() > deadline {
                 return false;
             }
@@ -145,6 +154,22 @@ impl Process {
         }
         true
     }
+}
+
+/// Whether a process group has members that are more than zombies. Those of an adopted machine wait for a parent that may
+/// have other things to do.
+fn group_lives(group: u32) -> bool {
+    let Ok(processes) = fs::read_dir("/proc") else { return true };
+    processes.flatten().any(|entry| {
+        let is_process = entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit);
+        let stat = if is_process { fs::read_to_string(entry.path().join("stat")).ok() } else { None };
+        let mut fields = stat.as_deref().and_then(|stat| stat.rsplit_once(')')).map(|(_, rest)| rest.split_whitespace());
+        let (state, member) = match &mut fields {
+            Some(fields) => (fields.next(), fields.nth(1).and_then(|field| field.parse().ok()) == Some(group)),
+            None => (None, false),
+        };
+        member && !matches!(state, Some("Z" | "X"))
+    })
 }
 
 #[cfg(test)]
@@ -164,6 +189,21 @@ mod tests {
         let started = start_time(me).unwrap();
         assert!(is_running(me, started));
         assert!(!is_running(me, started + 1));
+    }
+
+    #[test]
+    fn a_group_of_zombies_does_not_live() {
+        let null = File::open("/dev/null").unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let process =
+            Process::spawn(&["true".to_owned()], null.into(), &dir.path().join("err")).unwrap();
+        let poll_only = Process::adopt(process.pid(), process.start_time());
+        while is_running(process.pid(), process.start_time()) {
+            std::thread::yield_now();
+        }
+        assert!(!group_lives(process.pid()));
+        assert!(process.kill_group());
+        drop(poll_only);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -50,12 +50,16 @@ impl RunDirs {
         RunDirs { dir: dir.into() }
     }
 
-    /// Makes the directory (readable for its owner only) unless it is there.
+    /// Makes the directory (for its owner only) unless it is there.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says; `PermissionDenied` if it is there and others may write into it: they could replace a socket.
     pub fn create(&self) -> io::Result<()> {
-        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
+        if fs::metadata(&self.dir)?.mode() & 0o022 == 0 {
+            return Ok(());
+        }
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, "others may write into it"))
     }
 
     /// The directory itself.

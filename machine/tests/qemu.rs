@@ -1,0 +1,3 @@
+//! Real QEMU under TCG: start, talk, look, stop, save, restore, adopt.
+
+mod real;

@@ -1,0 +1,199 @@
+//! Start, stop, death and adoption.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use no43_machine::qmp::wait_event;
+use no43_machine::spec::{Display, OnReboot, PassedCard, PassedFunction, SerialPort};
+use no43_machine::{AdoptError, Machine, RunAs, StartError, StopLimits, StoppedBy};
+use serde_json::{Value, json};
+
+use super::{bare, start};
+
+const SECONDS: Duration = Duration::from_secs(10);
+
+#[test]
+fn it_starts_runs_and_quits() {
+    let (spec, _dir, options) = bare("plain");
+    let machine = start(&spec, &options);
+    assert!(machine.is_alive());
+    assert_eq!(machine.qmp().raw("query-status", Value::Null).unwrap()["status"], "running");
+    assert!(machine.qmp().version().0 >= 7);
+    let record = machine.dirs().read_record().unwrap();
+    assert_eq!((record.pid, record.start_time), (machine.pid(), machine.start_time()));
+    let stopped = machine.stop(StopLimits::at_once());
+    assert_eq!((stopped.by, stopped.gone), (StoppedBy::Quit, true));
+    assert!(stopped.exit.is_orderly());
+    assert_eq!(stopped.exit.reason.as_deref(), Some("host-qmp-quit"));
+    assert!(!record.is_running());
+}
+
+#[test]
+fn a_paused_machine_waits_for_cont() {
+    let (mut spec, _dir, options) = bare("paused");
+    spec.paused = true;
+    let machine = start(&spec, &options);
+    let events = machine.subscribe();
+    assert_eq!(machine.qmp().raw("query-status", Value::Null).unwrap()["running"], false);
+    machine.cont().unwrap();
+    assert!(wait_event(&events, SECONDS, |event| (event.name == "RESUME").then_some(())).is_some());
+}
+
+#[test]
+fn a_wrong_argument_is_shown_in_qemus_words_and_at_once() {
+    let (mut spec, _dir, options) = bare("wrong");
+    spec.extra = vec!["-device".into(), "no-such-device".into()];
+    let began = Instant::now();
+    let error = Machine::start(&spec, &options).unwrap_err();
+    assert!(began.elapsed() < Duration::from_secs(5));
+    assert!(matches!(&error, StartError::Died { .. }), "{error}");
+    assert!(error.to_string().contains("exit code 1") && error.to_string().contains("no-such-device"), "{error}");
+}
+
+#[test]
+fn a_missing_qemu_is_named() {
+    let (spec, _dir, mut options) = bare("missing");
+    options.qemu = "qemu-of-nowhere".into();
+    let error = Machine::start(&spec, &options).unwrap_err().to_string();
+    assert!(error.contains("start qemu-of-nowhere"), "{error}");
+}
+
+#[test]
+fn a_card_that_is_not_there_is_qemus_error() {
+    let (mut spec, _dir, options) = bare("no-card");
+    let functions = vec![PassedFunction { host: "ff:1f.7".parse().unwrap(), present_as: None }];
+    spec.cards = vec![PassedCard { functions }];
+    let error = Machine::start(&spec, &options).unwrap_err();
+    assert!(matches!(&error, StartError::Died { stderr, .. } if stderr.contains("0000:ff:1f.7")), "{error}");
+}
+
+#[test]
+fn a_killed_machine_is_gone_with_its_reason_unknown() {
+    let (spec, _dir, options) = bare("killed");
+    let machine = start(&spec, &options);
+    assert!(machine.kill());
+    let exit = machine.wait_exit(SECONDS).unwrap();
+    assert_eq!((exit.status.signal, exit.reason), (Some(9), None));
+    let error = machine.qmp().raw("query-status", Value::Null).unwrap_err();
+    assert!(matches!(error, no43_machine::QmpError::Gone { .. }), "{error}");
+    assert_eq!(machine.stop(StopLimits::default()).by, StoppedBy::Itself);
+}
+
+#[test]
+fn dropping_kills_unless_it_outlives() {
+    let (spec, _dir, mut options) = bare("dropped");
+    let machine = start(&spec, &options);
+    let record = machine.dirs().read_record().unwrap();
+    drop(machine);
+    assert!(!record.is_running());
+
+    options.outlives = true;
+    let machine = start(&spec, &options);
+    let record = machine.dirs().read_record().unwrap();
+    // A second machine in the same directory would take over its sockets.
+    let error = Machine::start(&spec, &options).unwrap_err().to_string();
+    assert!(error.contains("still runs there"), "{error}");
+    drop(machine);
+    assert!(record.is_running());
+
+    let adopted = Machine::adopt(options.dirs.dir()).unwrap();
+    assert_eq!((adopted.pid(), adopted.name()), (record.pid, "dropped"));
+    assert_eq!(adopted.qmp().raw("query-status", Value::Null).unwrap()["running"], true);
+    // Who holds it keeps it.
+    assert!(matches!(Machine::adopt(options.dirs.dir()), Err(AdoptError::Silent { .. })));
+    let stopped = adopted.stop(StopLimits::at_once());
+    assert_eq!((stopped.by, stopped.gone), (StoppedBy::Quit, true));
+    assert!(matches!(Machine::adopt(options.dirs.dir()), Err(AdoptError::Dead { .. })));
+}
+
+#[test]
+fn a_guest_without_an_agent_is_stopped_all_the_same() {
+    let (mut spec, _dir, options) = bare("stubborn");
+    spec.ports = vec![SerialPort { name: "org.no43.lab".into(), socket: None }];
+    let machine = start(&spec, &options);
+    assert!(machine.dirs().port_socket("org.no43.lab").exists());
+    // SeaBIOS neither has an agent nor looks at the power button.
+    let limits = StopLimits { guest: Duration::from_millis(300), ..StopLimits::default() };
+    assert_eq!(machine.stop(limits).by, StoppedBy::Quit);
+}
+
+#[test]
+fn a_stopped_qemu_is_killed() {
+    let (spec, _dir, options) = bare("frozen");
+    let machine = start(&spec, &options);
+    let pid = rustix::process::Pid::from_raw(i32::try_from(machine.pid()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::STOP).unwrap();
+    let short = Duration::from_millis(200);
+    let error = machine.qmp().raw_within("query-status", Value::Null, short).unwrap_err();
+    assert!(matches!(error, no43_machine::QmpError::TimedOut { .. }), "{error}");
+    assert!(machine.kill());
+}
+
+#[test]
+fn a_reset_is_counted_and_may_be_the_end() {
+    let (mut spec, _dir, options) = bare("reset");
+    let machine = start(&spec, &options);
+    let events = machine.subscribe();
+    machine.qmp().raw("system_reset", Value::Null).unwrap();
+    assert!(wait_event(&events, SECONDS, |event| (event.name == "RESET").then_some(())).is_some());
+    assert_eq!(machine.qmp().resets(), 1);
+    drop(machine);
+
+    spec.on_reboot = OnReboot::Exit;
+    let machine = start(&spec, &options);
+    machine.qmp().raw("system_reset", Value::Null).unwrap();
+    assert_eq!(machine.wait_exit(SECONDS).unwrap().reason.as_deref(), Some("host-qmp-system-reset"));
+}
+
+#[test]
+fn an_absent_agent_is_a_limit_and_a_death_is_not() {
+    let (spec, _dir, options) = bare("silent");
+    let machine = start(&spec, &options);
+    let mut seen = 0;
+    let error = machine.agent().wait_ready(Duration::from_millis(1300), |_| seen += 1).unwrap_err();
+    assert!(matches!(error, no43_machine::AgentError::TimedOut { .. }), "{error}");
+    assert_eq!(seen, 1);
+    let agent = machine.agent();
+    let waiting = std::thread::spawn(move || {
+        let began = Instant::now();
+        (agent.wait_ready(Duration::from_secs(60), |_| {}).unwrap_err(), began.elapsed())
+    });
+    std::thread::sleep(Duration::from_millis(100));
+    machine.quit().unwrap();
+    let (error, took) = waiting.join().unwrap();
+    assert!(error.is_machine_gone(), "{error}");
+    assert!(took < SECONDS, "{took:?}");
+}
+
+#[test]
+fn another_user_runs_it_without_capabilities() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let (mut spec, _dir, mut options) = bare("nobody");
+    spec.display = Display::Vga;
+    // "nobody" of every Debian.
+    options.run_as = Some(RunAs { uid: 65534, gid: 65534 });
+    let machine = start(&spec, &options);
+    let status = fs::read_to_string(format!("/proc/{}/status", machine.pid())).unwrap();
+    let line = |key: &str| status.lines().find(|line| line.starts_with(key)).unwrap().split_whitespace().nth(1).unwrap();
+    assert_eq!((line("Uid:"), line("CapEff:"), line("NoNewPrivs:")), ("65534", "0000000000000000", "1"));
+    assert_eq!(line("Seccomp:"), "2");
+    assert_eq!(fs::metadata(machine.dirs().dir()).unwrap().uid(), 65534);
+    machine.screendump(None).unwrap();
+}
+
+#[test]
+fn an_event_that_nobody_knows_and_a_typed_command() {
+    let (spec, _dir, options) = bare("typed");
+    let machine = start(&spec, &options);
+    let status = machine.qmp().execute(&qapi::qmp::query_status {}).unwrap();
+    assert!(status.running);
+    let error = machine.qmp().raw("no-such-command", json!({})).unwrap_err();
+    assert!(error.is_refusal() && error.to_string().contains("CommandNotFound"), "{error}");
+    // The run directory is private.
+    let listing = Command::new("stat").args(["-c", "%a"]).arg(machine.dirs().dir()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&listing.stdout).trim(), "700");
+}

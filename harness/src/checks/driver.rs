@@ -1,0 +1,70 @@
+//! 'driver' and 'connector': a driver of the guest has the video function, and shows a connector of it.
+
+use super::{Answer, Asking, Subject, look_until};
+use crate::diagnosis::Mark;
+use no43_guest::protocol::{Report, Severity};
+
+/// Drivers that hold a device without driving it.
+const HOLDERS: &[&str] = &["vfio-pci", "pci-stub", "pciback"];
+
+pub(super) fn ask_driver(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
+    let video = &card.video().guest;
+    let expected = format!("a driver has the video function {video}");
+    // udev loads drivers while the agent already answers; a driver that has given up will not come back
+    let limit = asking.limits.driver;
+    let report = match look_until(asking, limit, |r| driver(r, card).is_some() || gave_up(r, card)) {
+        Ok(report) => report,
+        Err(error) => return Answer::broken(expected, format!("{error:#}")),
+    };
+    let details = card.functions.iter().map(|f| {
+        let name = report.function(&f.guest).and_then(|there| there.driver.as_deref()).unwrap_or("no driver");
+        format!("{} {} ({}): {name}", f.guest, f.shown_as, f.role)
+    });
+    match driver(&report, card) {
+        Some(name) => Answer::holds(expected, name).details(details.collect::<Vec<_>>()),
+        None => {
+            let mut answer = Answer::broken(expected, format!("no driver has {video} ({})", card.video().shown_as))
+                .details(details.collect::<Vec<_>>())
+                .with_guest_lines(card.guest_lines(&report));
+            if card.video().shown_as != card.video().id {
+                answer.marks.push(Mark::PresentAs);
+            }
+            answer
+        }
+    }
+}
+
+/// The driver of the card's video function, if it is one that drives.
+fn driver<'a>(report: &'a Report, card: &Subject) -> Option<&'a str> {
+    let name = report.function(&card.video().guest)?.driver.as_deref()?;
+    (!HOLDERS.contains(&name)).then_some(name)
+}
+
+/// Has the kernel said that a driver failed on this card?
+fn gave_up(report: &Report, card: &Subject) -> bool {
+    report.log.iter().any(|line| line.severity == Severity::Error && card.is_named_in(&line.text))
+}
+
+pub(super) fn ask_connector(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
+    let video = card.video().guest.clone();
+    let expected = format!("a DRM connector whose parent is {video}");
+    let limit = asking.limits.driver;
+    let report = match look_until(asking, limit, |r| r.connectors_of(&video).next().is_some()) {
+        Ok(report) => report,
+        Err(error) => return Answer::broken(expected, format!("{error:#}")),
+    };
+    let connectors: Vec<String> = report
+        .connectors_of(&video)
+        .map(|c| {
+            let status = c.status.as_deref().unwrap_or("status unknown");
+            format!("{} {status}{}", c.name, c.modes.first().map(|m| format!(", {m}")).unwrap_or_default())
+        })
+        .collect();
+    if connectors.is_empty() {
+        let others = report.connectors.iter().map(|c| format!("guest has {} of {}", c.name, c.pci.as_deref().unwrap_or("no PCI device")));
+        return Answer::broken(expected, "the driver shows none").details(others.collect::<Vec<_>>()).with_guest_lines(card.guest_lines(&report));
+    }
+    let mut answer = Answer::holds(expected, connectors.join("; ")).details(connectors);
+    answer.marks.push(Mark::ConnectorSeen);
+    answer
+}

@@ -1,0 +1,285 @@
+//! The checks: rows of a table, asked in order, each with what must hold before it makes sense to ask.
+//!
+//! What must hold is computed from the host's inventory and the plan ([`Subject`]), never from literals. A check that needs one that
+//! failed is skipped with that reason; the others are still asked, so that a report shows everything that is wrong at once.
+
+mod driver;
+mod given_back;
+mod picture;
+mod present;
+mod quiet;
+mod seams;
+mod subject;
+
+pub use given_back::{Returned, given_back};
+pub use picture::is_placeholder;
+pub use seams::{Capability, Eye, Guest};
+pub use subject::{Subject, SubjectFunction};
+
+use crate::diagnosis::Mark;
+use crate::evidence::{CheckResult, Fact, Outcome, Recorder, Round};
+use crate::stop::Stop;
+use crate::verdict::FailureKind;
+use crate::words;
+use no43_builder::plan::ChecksPlan;
+use no43_guest::protocol::Report;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// How long a check waits for something that comes a little after the agent.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// For drivers and connectors: udev loads modules while the agent already answers.
+    pub driver: Duration,
+    /// For the picture: from "painted" in the guest to the frame on the output.
+    pub picture: Duration,
+    /// Between two looks.
+    pub pause: Duration,
+}
+
+impl Limits {
+    /// On a host with KVM.
+    pub const QUICK: Self = Self { driver: Duration::from_secs(30), picture: Duration::from_secs(10), pause: Duration::from_millis(300) };
+    /// Under TCG, or under a KVM that TCG emulates: everything takes 10 to 30 times as long.
+    pub const SLOW: Self = Self { driver: Duration::from_secs(120), picture: Duration::from_secs(60), pause: Duration::from_secs(1) };
+}
+
+/// A check by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Check {
+    /// The guest program answers through the agent.
+    Agent,
+    /// Every function of the card is there, with ids and BAR sizes.
+    Present,
+    /// A driver has the video function.
+    Driver,
+    /// The card has a DRM connector.
+    Connector,
+    /// What the guest paints is on the card's own output.
+    Picture,
+    /// The guest's kernel does not complain about the card.
+    Quiet,
+    /// The host has its drivers back.
+    GivenBack,
+}
+
+/// A row of the table.
+struct Row {
+    check: Check,
+    name: &'static str,
+    /// What must have passed before.
+    needs: &'static [Check],
+    wanted: fn(&ChecksPlan) -> bool,
+    ask: Ask,
+}
+
+/// Once for the guest, or once for each card.
+enum Ask {
+    Guest(fn(&mut Asking<'_, '_>) -> Answer),
+    Card(fn(&mut Asking<'_, '_>, &Subject) -> Answer),
+}
+
+const ROWS: &[Row] = &[
+    Row { check: Check::Agent, name: "agent", needs: &[], wanted: |_| true, ask: Ask::Guest(agent) },
+    Row { check: Check::Present, name: "present", needs: &[Check::Agent], wanted: |c| c.card, ask: Ask::Card(present::ask) },
+    Row { check: Check::Driver, name: "driver", needs: &[Check::Agent], wanted: |c| c.driver, ask: Ask::Card(driver::ask_driver) },
+    Row { check: Check::Connector, name: "connector", needs: &[Check::Agent, Check::Driver], wanted: |c| c.connector, ask: Ask::Card(driver::ask_connector) },
+    Row { check: Check::Picture, name: "picture", needs: &[Check::Agent, Check::Driver, Check::Connector], wanted: |c| c.picture, ask: Ask::Card(picture::ask) },
+    Row { check: Check::Quiet, name: "quiet", needs: &[Check::Agent], wanted: |c| c.quiet, ask: Ask::Card(quiet::ask) },
+];
+
+/// The names of all checks, in order, as reports show them and a control names them.
+pub fn names() -> Vec<&'static str> {
+    ROWS.iter().map(|row| row.name).chain([given_back::NAME]).collect()
+}
+
+/// Everything that a check may use.
+pub struct Asking<'a, 'r> {
+    /// The guest.
+    pub guest: &'a mut dyn Guest,
+    /// Who sees the card's own output from outside, if anyone does.
+    pub eye: Option<&'a mut dyn Eye>,
+    /// Where evidence goes.
+    pub recorder: &'a mut Recorder<'r>,
+    /// The request to stop.
+    pub stop: &'a Stop,
+    /// How long to wait.
+    pub limits: Limits,
+    /// Which round this is.
+    pub round: Round,
+    /// What must be there: a check that would be skipped for lack of it fails instead.
+    pub required: &'a [Capability],
+    /// Seeds of the pictures painted so far, by card: a stale picture is recognised by them.
+    pub seeds: &'a mut HashMap<String, u64>,
+}
+
+/// What a check found.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    outcome: Outcome,
+    kind: FailureKind,
+    expected: String,
+    seen: String,
+    details: Vec<String>,
+    guest_lines: Vec<String>,
+    evidence: Vec<String>,
+    marks: Vec<Mark>,
+}
+
+impl Answer {
+    fn new(outcome: Outcome, expected: impl Into<String>, seen: impl AsRef<str>) -> Self {
+        Self {
+            outcome,
+            kind: FailureKind::Guest,
+            expected: expected.into(),
+            seen: words::clean(seen.as_ref()),
+            details: Vec::new(),
+            guest_lines: Vec::new(),
+            evidence: Vec::new(),
+            marks: Vec::new(),
+        }
+    }
+
+    fn holds(expected: impl Into<String>, seen: impl AsRef<str>) -> Self {
+        Self::new(Outcome::Passed, expected, seen)
+    }
+
+    fn broken(expected: impl Into<String>, seen: impl AsRef<str>) -> Self {
+        Self::new(Outcome::Failed, expected, seen)
+    }
+
+    fn skipped(expected: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::new(Outcome::Skipped { reason: reason.into() }, expected, "not asked")
+    }
+
+    fn blame(mut self, kind: FailureKind) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    fn details(mut self, lines: impl IntoIterator<Item = String>) -> Self {
+        self.details = lines.into_iter().take(200).map(|line| words::clean(&line)).collect();
+        self
+    }
+
+    fn with_guest_lines(mut self, lines: Vec<String>) -> Self {
+        self.guest_lines = lines;
+        self
+    }
+}
+
+/// How a round of checks ended.
+#[derive(Debug, Clone, Default)]
+pub struct RoundResult {
+    /// The checks, in order.
+    pub results: Vec<CheckResult>,
+    /// The first failure and who is to blame.
+    pub failure: Option<(CheckResult, FailureKind)>,
+    /// Facts that a diagnosis can lean on.
+    pub marks: Vec<Mark>,
+    /// The guest's boot id, to see that a reboot was one.
+    pub boot_id: Option<String>,
+}
+
+/// Asks every wanted check about every card, in the order of the table.
+pub fn run_round(plan: &ChecksPlan, cards: &[Subject], asking: &mut Asking<'_, '_>) -> RoundResult {
+    let mut round = RoundResult::default();
+    let mut passed: Vec<(Check, String)> = Vec::new();
+    for row in ROWS.iter().filter(|row| (row.wanted)(plan)) {
+        match row.ask {
+            Ask::Guest(ask) => step(row, "", asking, &mut passed, &mut round, ask),
+            Ask::Card(ask) => {
+                for card in cards {
+                    step(row, &card.slot, asking, &mut passed, &mut round, |asking| ask(asking, card));
+                }
+            }
+        }
+        if asking.stop.is_set() {
+            break;
+        }
+    }
+    round.boot_id = asking.guest.last_boot_id();
+    round
+}
+
+fn step(row: &Row, card: &str, asking: &mut Asking<'_, '_>, passed: &mut Vec<(Check, String)>, round: &mut RoundResult, ask: impl FnOnce(&mut Asking<'_, '_>) -> Answer) {
+    let began = Instant::now();
+    // what was not asked for cannot be missing
+    let missing = row.needs.iter().find(|need| {
+        let asked = round.results.iter().any(|r| r.check == name_of(**need));
+        asked && !passed.iter().any(|(check, slot)| check == *need && (slot.is_empty() || slot == card))
+    });
+    let answer = match missing {
+        Some(need) => Answer::skipped("", format!("'{}' does not hold, so there is nothing to ask", name_of(*need))),
+        None => ask(asking),
+    };
+    round.marks.extend(answer.marks.iter().copied());
+    let result = result_of(row.name, card, asking.round, answer.clone(), began.elapsed());
+    if result.passed() {
+        passed.push((row.check, card.to_owned()));
+    }
+    if result.failed() && round.failure.is_none() {
+        round.failure = Some((result.clone(), answer.kind));
+    }
+    asking.recorder.check(result.clone());
+    round.results.push(result);
+}
+
+fn name_of(check: Check) -> &'static str {
+    ROWS.iter().find(|row| row.check == check).map_or(given_back::NAME, |row| row.name)
+}
+
+fn result_of(name: &str, card: &str, round: Round, answer: Answer, took: Duration) -> CheckResult {
+    CheckResult {
+        check: name.into(),
+        card: card.into(),
+        round,
+        answer: answer.outcome,
+        expected: answer.expected,
+        seen: answer.seen,
+        details: answer.details,
+        guest_lines: answer.guest_lines,
+        evidence: answer.evidence,
+        took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+/// The first check: the guest program answers with a report.
+fn agent(asking: &mut Asking<'_, '_>) -> Answer {
+    let expected = "the guest's agent runs no43-guest, and it answers with a report";
+    match asking.guest.report() {
+        Ok(report) => {
+            let facts = facts_of(&report);
+            let seen = facts.iter().map(|f| f.value.as_str()).collect::<Vec<_>>().join(", ");
+            if asking.round == Round::First {
+                asking.recorder.event(crate::evidence::Event::Facts { subject: "guest".into(), facts });
+            }
+            Answer::holds(expected, if seen.is_empty() { "it answers, and says nothing about itself" } else { &seen })
+                .details(report.unknown.iter().map(|line| format!("unknown to the guest: {line}")))
+        }
+        Err(error) => Answer::broken(expected, format!("{error:#}")),
+    }
+}
+
+fn facts_of(report: &Report) -> Vec<Fact> {
+    let rows = [("system", &report.os), ("kernel", &report.kernel)];
+    rows.into_iter().filter_map(|(name, value)| Some(Fact::new(name, value.as_ref()?))).collect()
+}
+
+/// Looks at the guest's report again and again until it holds, will not hold any more, or the limit is over. Returns the last report.
+fn look_until(asking: &mut Asking<'_, '_>, limit: Duration, mut settled: impl FnMut(&Report) -> bool) -> anyhow::Result<Report> {
+    let began = Instant::now();
+    loop {
+        let report = asking.guest.report()?;
+        if settled(&report) || began.elapsed() >= limit || asking.stop.is_set() {
+            return Ok(report);
+        }
+        if let Some(reason) = asking.guest.gone() {
+            anyhow::bail!("the machine is gone: {reason}");
+        }
+        std::thread::sleep(asking.limits.pause);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! `verify`: a plan and its image in, a verdict and a folder of evidence out.
+//!
+//! The order of a run is the order of [`run::section`]; every way out of it collects evidence first and gives the cards back
+//! last. If this process is killed, the lease's journal is the safety net: the next command that changes something gives the cards back.
+
+mod cards;
+mod disk;
+mod eye;
+mod guest;
+mod run;
+mod spec;
+
+use crate::checks::Capability;
+use crate::evidence::{CheckResult, Event, Fact, Recorder, RunDir, Section, Sink};
+use crate::report;
+use crate::stop::Stop;
+use crate::verdict::{FailureKind, Verdict};
+use no43_builder::image::Image;
+use no43_builder::plan::Plan;
+use no43_host::Roots;
+use no43_host::privilege::Privilege;
+use no43_host::state::StateDir;
+use no43_machine::RunAs;
+use std::path::PathBuf;
+
+/// How to run `verify`. [`VerifyOptions::here`] fills in what this host says.
+#[derive(Debug, Clone)]
+pub struct VerifyOptions {
+    /// Where folders of runs are made.
+    pub runs: PathBuf,
+    /// Where sockets and the throw-away disk go; must be a local file system. None: the system's folder for temporary files.
+    pub scratch: Option<PathBuf>,
+    /// This host.
+    pub roots: Roots,
+    /// Where leases and the journal are.
+    pub state: StateDir,
+    /// How bindings are changed.
+    pub privilege: Privilege,
+    /// QEMU itself.
+    pub qemu: PathBuf,
+    /// QEMU's user, when this process is root.
+    pub run_as: Option<RunAs>,
+    /// What must be there; a check that lacks it fails instead of being skipped.
+    pub required: Vec<Capability>,
+    /// Where the lab around this host, if there is one, puts the pictures that it takes: `$NO43_LAB_SHARE`, else `/no43/share`.
+    pub lab_share: PathBuf,
+    /// A run that must fail, after the main one.
+    pub control: Option<Control>,
+}
+
+/// A run that must fail in one check, with all before it green.
+#[derive(Debug, Clone)]
+pub struct Control {
+    /// What is run.
+    pub plan: Plan,
+    /// Its image.
+    pub image: Image,
+    /// The check in which it must fail, e.g. "driver".
+    pub fails_in: String,
+}
+
+impl VerifyOptions {
+    /// For this host and this user.
+    ///
+    /// # Errors
+    /// When no folder for leases can be used.
+    pub fn here() -> anyhow::Result<Self> {
+        Ok(Self {
+            runs: RunDir::default_root(),
+            scratch: None,
+            roots: Roots::real(),
+            state: StateDir::open_default()?,
+            privilege: Privilege::detect(),
+            qemu: "qemu-system-x86_64".into(),
+            run_as: None,
+            required: Vec::new(),
+            lab_share: std::env::var_os("NO43_LAB_SHARE").filter(|v| !v.is_empty()).map_or_else(|| "/no43/share".into(), PathBuf::from),
+            control: None,
+        })
+    }
+}
+
+/// Proves that the plan's cards work in a machine made from the image, and writes the run's folder with its reports.
+/// `sink` hears every event; the folder is named to it first. A second run that must fail can follow as control.
+pub fn verify(plan: &Plan, image: &Image, options: &VerifyOptions, stop: &Stop, sink: &mut dyn Sink) -> Verdict {
+    let run = match RunDir::create(&options.runs, &plan.name) {
+        Ok(run) => run,
+        Err(error) => return Verdict::failed(FailureKind::HostSetup, format!("{error:#}")),
+    };
+    let folder = run.path().to_owned();
+    let mut recorder = Recorder::new(run, sink);
+    let answer = in_folder(plan, image, options, stop, &mut recorder);
+    let written = recorder.finish(&answer).and_then(|_| report::write(&folder).map(drop));
+    match written {
+        Ok(()) => answer,
+        // evidence that could not be kept makes a pass worth nothing; a failure stays what it is
+        Err(error) if answer.is_passed() => Verdict::failed(FailureKind::Harness, format!("the evidence in {} is not complete: {error:#}", folder.display())),
+        Err(_) => answer,
+    }
+}
+
+fn in_folder(plan: &Plan, image: &Image, options: &VerifyOptions, stop: &Stop, recorder: &mut Recorder<'_>) -> Verdict {
+    if let Some(control) = &options.control
+        && !crate::checks::names().contains(&control.fails_in.as_str())
+    {
+        let names = crate::checks::names().join(", ");
+        return Verdict::failed(FailureKind::Harness, format!("no check is called '{}'; there are: {names}", control.fails_in));
+    }
+    image_facts(image, recorder);
+    let main = run::section(plan, image, options, stop, recorder);
+    let answer = main.verdict();
+    if !answer.is_passed() || stop.is_set() {
+        return answer;
+    }
+    let Some(control) = &options.control else { return answer };
+    recorder.set_section(Section::Control);
+    let ended = run::section(&control.plan, &control.image, options, stop, recorder);
+    let (as_it_must, line) = judge_control(&ended, &control.fails_in);
+    recorder.event(Event::ControlEnded { fails_in: control.fails_in.clone(), as_it_must, line: line.clone() });
+    recorder.set_section(Section::Main);
+    match (as_it_must, ended.failure) {
+        (true, _) => answer,
+        (false, Some(failure)) if failure.kind != FailureKind::Guest => Verdict::failed(failure.kind, format!("control: {}", failure.cause)),
+        (false, _) => Verdict::failed(FailureKind::Harness, format!("the control did not fail as it must: {line}")),
+    }
+}
+
+fn image_facts(image: &Image, recorder: &mut Recorder<'_>) {
+    let manifest = &image.manifest;
+    let facts = vec![
+        Fact::new("layer", format!("{} ({})", manifest.layer, manifest.key.short())),
+        Fact::new("made", &manifest.provenance.created),
+        Fact::new("packages", manifest.provenance.packages.len().to_string()),
+    ];
+    recorder.event(Event::Facts { subject: "image".into(), facts });
+}
+
+/// Did the control fail where it must, and only there? Returns the line that shows it, or what is wrong with it.
+fn judge_control(ended: &run::Ended, fails_in: &str) -> (bool, String) {
+    let failed: Vec<&CheckResult> = ended.results.iter().filter(|r| r.failed()).collect();
+    match (failed.first(), &ended.failure) {
+        (None, None) => (false, format!("every check passed, and '{fails_in}' had to fail")),
+        (None, Some(failure)) => (false, format!("it broke before any check failed: {}", failure.cause)),
+        (Some(first), _) if first.check != fails_in => (false, format!("'{}' failed before '{fails_in}': {}", first.check, first.seen)),
+        (Some(_), _) if failed.iter().any(|r| r.check != fails_in) => {
+            let other = failed.iter().find(|r| r.check != fails_in).map_or("", |r| r.check.as_str());
+            (false, format!("'{other}' failed too"))
+        }
+        (Some(first), _) => (true, first.guest_lines.first().unwrap_or(&first.seen).clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,402 @@
+//! One run: lease, bind, start, check, restart, check again, stop, give back.
+
+use super::cards::{self, Held};
+use super::eye::LabEye;
+use super::guest::{LiveGuest, exit_words};
+use super::spec::{Borrowed, Scratch, machine_spec, subjects};
+use super::{VerifyOptions, disk};
+use crate::checks::{self, Asking, Eye, Guest, Limits, RoundResult, Subject};
+use crate::diagnosis::{self, Mark, Observed};
+use crate::evidence::{CheckResult, Event, Fact, Outcome, Recorder, Round, tail};
+use crate::stop::Stop;
+use crate::verdict::{FailureKind, Verdict};
+use crate::words;
+use no43_builder::image::Image;
+use no43_builder::plan::{Firmware as PlannedFirmware, Lifecycle, Plan};
+use no43_host::{Inventory, kvm};
+use no43_machine::agent::ShutdownMode;
+use no43_machine::firmware::{self, Wanted};
+use no43_machine::spec::Display;
+use no43_machine::{Accel, AgentError, Machine, MachineSpec, StartOptions, StopLimits, StoppedBy};
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// From the request to restart to QEMU's RESET: the guest stops its services first.
+const REBOOT_LIMIT: Duration = Duration::from_secs(180);
+/// For an orderly shutdown; the disk is thrown away, so a guest that takes longer is switched off with a note.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(90);
+/// Between two looks at the emulated screen while waiting.
+const SCREEN_PAUSE: Duration = Duration::from_secs(3);
+
+/// What went wrong, where.
+#[derive(Debug, Clone)]
+pub(super) struct Failure {
+    /// The check or phase.
+    pub(super) place: String,
+    /// Who is to blame.
+    pub(super) kind: FailureKind,
+    /// One sentence.
+    pub(super) cause: String,
+}
+
+impl Failure {
+    pub(super) fn new(place: &str, kind: FailureKind, cause: impl Into<String>) -> Self {
+        Self { place: place.into(), kind, cause: words::clean(&cause.into()) }
+    }
+
+    fn interrupted(place: &str) -> Self {
+        Self::new(place, FailureKind::Interrupted, format!("stopped in phase '{place}' as asked; the cards are back"))
+    }
+}
+
+/// How a run ended.
+#[derive(Debug, Default)]
+pub(super) struct Ended {
+    /// All checks, in order.
+    pub(super) results: Vec<CheckResult>,
+    /// The first thing that went wrong.
+    pub(super) failure: Option<Failure>,
+}
+
+impl Ended {
+    /// Passed needs at least one check about a card that was asked: a run that proved nothing has not passed.
+    pub(super) fn verdict(&self) -> Verdict {
+        if let Some(failure) = &self.failure {
+            return Verdict::failed(failure.kind, failure.cause.clone());
+        }
+        let proved = self.results.iter().any(|r| r.passed() && !r.card.is_empty());
+        let reason = self.results.iter().find_map(|r| match &r.answer {
+            Outcome::Skipped { reason } => Some(format!("nothing was proved: '{}' was skipped: {reason}", r.check)),
+            _ => None,
+        });
+        match (proved, reason) {
+            (true, _) => Verdict::Passed,
+            (false, Some(reason)) => Verdict::Skipped { reason },
+            (false, None) => Verdict::Skipped { reason: "nothing was proved: the recipe asks for no check of a card".into() },
+        }
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        // what comes after the first failure is mostly its consequence
+        if self.failure.is_none() {
+            self.failure = Some(failure);
+        }
+    }
+}
+
+/// What all steps of a run share.
+struct Run<'a, 'r> {
+    plan: &'a Plan,
+    image: &'a Image,
+    options: &'a VerifyOptions,
+    stop: &'a Stop,
+    recorder: &'a mut Recorder<'r>,
+    ended: Ended,
+    marks: Vec<Mark>,
+    qemu_words: Vec<String>,
+    seeds: HashMap<String, u64>,
+}
+
+/// One run from the lease to the cards' return. Whatever happens inside, the cards are given back and the evidence is kept.
+pub(super) fn section(plan: &Plan, image: &Image, options: &VerifyOptions, stop: &Stop, recorder: &mut Recorder<'_>) -> Ended {
+    let mut run = Run { plan, image, options, stop, recorder, ended: Ended::default(), marks: Vec::new(), qemu_words: Vec::new(), seeds: HashMap::new() };
+    let mut held = match cards::take(plan, options, run.recorder) {
+        Ok(held) => held,
+        Err(failure) => {
+            run.ended.fail(failure);
+            return run.ended;
+        }
+    };
+    if let Err(failure) = run.with_cards(&mut held) {
+        run.ended.fail(failure);
+    }
+    run.give_back(held);
+    run.ended
+}
+
+impl Run<'_, '_> {
+    /// Binds, starts, checks and stops. Returns early with the first thing that makes going on pointless.
+    fn with_cards(&mut self, held: &mut Held) -> Result<(), Failure> {
+        let scratch_dir = disk::scratch(self.options.scratch.as_deref()).map_err(|e| Failure::new("disk", FailureKind::HostSetup, format!("{e:#}")))?;
+        let scratch = Scratch::at(scratch_dir.path());
+        let accel = self.accel();
+        let spec = self.describe(&held.borrowed, accel, &scratch)?;
+        // BARs are read before vfio-pci has the card: then no driver of the host has resized or switched them off
+        let inventory = Inventory::read(&self.options.roots).map_err(|e| Failure::new("bind", FailureKind::Host, e.to_string()))?;
+        let subjects = subjects(&spec, &held.borrowed, &inventory).map_err(|e| Failure::new("bind", FailureKind::Host, format!("{e:#}")))?;
+        cards::check_memlock(&spec, self.options)?;
+        self.stopped("bind")?;
+        cards::bind(held, self.options, self.recorder)?;
+        let phase = self.recorder.begin("disk", None, "a throw-away overlay on the image");
+        let made = disk::overlay(self.image, &scratch.disk).map_err(|e| format!("{e:#}"));
+        self.recorder.end(phase, made.as_ref().err().map(String::as_str));
+        made.map_err(|cause| Failure::new("disk", FailureKind::HostSetup, cause))?;
+        let result = self.with_machine(held, &spec, &subjects, accel, &scratch);
+        if let Err(failure) = &result {
+            self.ended.fail(failure.clone());
+        }
+        self.explain(&scratch);
+        result
+    }
+
+    fn accel(&mut self) -> Accel {
+        let verdict = kvm::probe_cached(&self.options.roots, &self.options.state);
+        let (accel, warning) = no43_machine::accel::choose(&verdict);
+        if let Some(warning) = warning {
+            self.recorder.note(warning, true);
+            self.marks.push(Mark::NoKvm);
+        }
+        accel
+    }
+
+    fn describe(&mut self, cards: &[Borrowed], accel: Accel, scratch: &Scratch) -> Result<MachineSpec, Failure> {
+        let setup = |e: anyhow::Error| Failure::new("start", FailureKind::HostSetup, format!("{e:#}"));
+        let wanted = match self.plan.machine.firmware {
+            PlannedFirmware::Bios => None,
+            PlannedFirmware::Uefi => Some(Wanted::Plain),
+            PlannedFirmware::UefiSecure => Some(Wanted::SecureBoot),
+        };
+        let uefi = wanted
+            .map(|wanted| firmware::find(wanted, no43_machine::spec::DEFAULT_MACHINE_TYPE).map_err(anyhow::Error::from).and_then(|found| Ok(found.with_own_vars(&scratch.vars)?)))
+            .transpose()
+            .map_err(setup)?;
+        let spec = machine_spec(self.plan, self.image, cards, accel, scratch, uefi).map_err(setup)?;
+        let facts = vec![
+            Fact::new("accelerator", match accel {
+                Accel::Kvm => "KVM",
+                Accel::Tcg => "TCG (no KVM: 10 to 30 times slower)",
+            }),
+            Fact::new("machine", &spec.machine_type),
+            Fact::new("CPUs", spec.smp.count().to_string()),
+            Fact::new("memory", words::bytes(spec.memory_mib << 20)),
+        ];
+        self.recorder.event(Event::Facts { subject: "machine".into(), facts });
+        Ok(spec)
+    }
+
+    fn eye(&self) -> Option<LabEye> {
+        LabEye::open(&self.options.roots, &[&self.options.lab_share, &self.options.runs])
+    }
+
+    fn stopped(&self, place: &str) -> Result<(), Failure> {
+        if self.stop.is_set() { Err(Failure::interrupted(place)) } else { Ok(()) }
+    }
+
+    /// Starts QEMU, asks everything, stops QEMU; a cold start does it once more with the same disk.
+    fn with_machine(&mut self, held: &mut Held, spec: &MachineSpec, subjects: &[Subject], accel: Accel, scratch: &Scratch) -> Result<(), Failure> {
+        let slow = accel == Accel::Tcg || self.eye().is_some();
+        let limits = if slow { Limits::SLOW } else { Limits::QUICK };
+        let mut machine = self.start(held, spec, scratch)?;
+        let mut asked = self.first_round(&machine, subjects, spec, limits, scratch);
+        for step in self.plan.checks.lifecycle.clone() {
+            if asked.is_err() || self.ended.failure.is_some() || self.stop.is_set() {
+                break;
+            }
+            asked = match step {
+                Lifecycle::Reboot => self.reboot(&machine, subjects, spec, limits, scratch),
+                Lifecycle::ColdStart => {
+                    self.shut_down(&machine, scratch);
+                    machine = self.start(held, spec, scratch)?;
+                    self.ready(&machine, spec, scratch).and_then(|()| self.round(&machine, subjects, limits, Round::AfterColdStart).map(drop))
+                }
+            };
+        }
+        if let Err(failure) = &asked {
+            self.ended.fail(failure.clone());
+        }
+        self.last_look(&machine, spec);
+        self.shut_down(&machine, scratch);
+        asked
+    }
+
+    fn start(&mut self, held: &mut Held, spec: &MachineSpec, scratch: &Scratch) -> Result<Machine, Failure> {
+        let options = StartOptions { qemu: self.options.qemu.clone(), run_as: self.options.run_as.clone(), ..StartOptions::new(&scratch.machine) };
+        let phase = self.recorder.begin("start", Some(options.limit), "QEMU until it serves commands: it pins the guest's memory for the card");
+        let started = Machine::start(spec, &options);
+        let problem = started.as_ref().err().map(ToString::to_string);
+        self.recorder.end(phase, problem.as_deref());
+        let machine = started.map_err(|e| {
+            let cause = e.to_string();
+            self.qemu_words = cause.lines().map(words::clean).collect();
+            Failure::new("start", FailureKind::Host, cause)
+        })?;
+        cards::attach(held, &machine, self.recorder);
+        Ok(machine)
+    }
+
+    /// Waits for the guest's agent; the emulated screen is looked at meanwhile.
+    fn ready(&mut self, machine: &Machine, spec: &MachineSpec, scratch: &Scratch) -> Result<(), Failure> {
+        let limit = Duration::from_secs(self.plan.checks.ready_limit);
+        let phase = self.recorder.begin("agent", Some(limit), "from the start of the guest to the first answer of its agent (checks.ready-limit)");
+        let began = Instant::now();
+        let mut last_look = Instant::now();
+        let waited = loop {
+            let left = limit.saturating_sub(began.elapsed());
+            // short turns, so that a request to stop is seen
+            match machine.agent().wait_ready(left.min(Duration::from_secs(1)), |_| ()) {
+                Err(AgentError::TimedOut { .. }) if began.elapsed() < limit && !self.stop.is_set() => {}
+                other => break other,
+            }
+            if last_look.elapsed() >= SCREEN_PAUSE {
+                last_look = Instant::now();
+                self.look(machine, spec);
+            }
+        };
+        let failure = match waited {
+            Ok(_) => None,
+            Err(_) if self.stop.is_set() => Some(Failure::interrupted("agent")),
+            Err(error) => Some(self.silent(&error, machine, spec, scratch, limit)),
+        };
+        self.recorder.end(phase, failure.as_ref().map(|f| f.cause.as_str()));
+        failure.map_or(Ok(()), Err)
+    }
+
+    /// What is known about a guest whose agent did not come.
+    fn silent(&mut self, error: &AgentError, machine: &Machine, spec: &MachineSpec, scratch: &Scratch, limit: Duration) -> Failure {
+        if let Some(exit) = machine.exit() {
+            let cause = exit_words(&exit);
+            self.qemu_words = cause.lines().map(words::clean).collect();
+            return Failure::new("machine", FailureKind::Host, format!("the machine ended while its agent was waited for: {cause}"));
+        }
+        let screen = self.look(machine, spec).map(|file| format!("; last screen: {file}")).unwrap_or_default();
+        let serial = tail(&scratch.serial, 1).pop();
+        if serial.is_none() {
+            self.marks.push(Mark::SilentSerial);
+        }
+        let said = serial.map_or_else(|| "its serial port stayed silent".to_owned(), |line| format!("its serial port said last: {line}"));
+        let why = if matches!(error, AgentError::TimedOut { .. }) { String::new() } else { format!(" ({error})") };
+        Failure::new("agent", FailureKind::Guest, format!("the guest's agent did not answer within {}{why}; {said}{screen}", words::limit(limit)))
+    }
+
+    /// Keeps the emulated screen if it changed.
+    fn look(&mut self, machine: &Machine, spec: &MachineSpec) -> Option<String> {
+        if spec.display == Display::None {
+            return None;
+        }
+        let picture = machine.screendump(None).ok()?;
+        self.recorder.frame("screen", "the guest's emulated screen", &picture)
+    }
+
+    fn first_round(&mut self, machine: &Machine, subjects: &[Subject], spec: &MachineSpec, limits: Limits, scratch: &Scratch) -> Result<(), Failure> {
+        self.ready(machine, spec, scratch)?;
+        self.round(machine, subjects, limits, Round::First).map(drop)
+    }
+
+    fn round(&mut self, machine: &Machine, subjects: &[Subject], limits: Limits, round: Round) -> Result<RoundResult, Failure> {
+        self.stopped("checks")?;
+        let name = format!("checks{}", round.suffix());
+        let phase = self.recorder.begin(&name, None, "each check has its own limit");
+        let mut guest = LiveGuest::new(machine);
+        let mut eye = self.eye();
+        let mut asking = Asking {
+            guest: &mut guest,
+            eye: eye.as_mut().map(|eye| eye as &mut dyn Eye),
+            recorder: self.recorder,
+            stop: self.stop,
+            limits,
+            round,
+            required: &self.options.required,
+            seeds: &mut self.seeds,
+        };
+        let result = checks::run_round(&self.plan.checks, subjects, &mut asking);
+        let gone = guest.gone();
+        self.ended.results.extend(result.results.iter().cloned());
+        self.marks.extend(result.marks.iter().copied());
+        let failure = match (gone, &result.failure) {
+            (Some(words), _) => Some(Failure::new("machine", FailureKind::Host, format!("the machine ended during the checks: {words}"))),
+            (None, Some((failed, kind))) => Some(Failure::new(&failed.check, *kind, sentence(failed))),
+            (None, None) if self.stop.is_set() => Some(Failure::interrupted("checks")),
+            (None, None) => None,
+        };
+        self.recorder.end(phase, failure.as_ref().map(|f| f.cause.as_str()));
+        failure.map_or(Ok(result), Err)
+    }
+
+    fn reboot(&mut self, machine: &Machine, subjects: &[Subject], spec: &MachineSpec, limits: Limits, scratch: &Scratch) -> Result<(), Failure> {
+        let phase = self.recorder.begin("reboot", Some(REBOOT_LIMIT), "from the request to the machine's RESET: the guest stops its services first");
+        let events = machine.subscribe();
+        let asked = machine.agent().shutdown(ShutdownMode::Reboot).map_err(|e| format!("the guest did not take the request to restart: {e}"));
+        let reset = asked.and_then(|()| self.wait_reset(machine, &events));
+        self.recorder.end(phase, reset.as_ref().err().map(String::as_str));
+        reset.map_err(|cause| Failure::new("reboot", FailureKind::Guest, cause))?;
+        self.ready(machine, spec, scratch)?;
+        self.round(machine, subjects, limits, Round::AfterReboot).map(drop)
+    }
+
+    fn wait_reset(&mut self, machine: &Machine, events: &std::sync::mpsc::Receiver<no43_machine::Event>) -> Result<(), String> {
+        use std::sync::mpsc::RecvTimeoutError;
+        let began = Instant::now();
+        while began.elapsed() < REBOOT_LIMIT && !self.stop.is_set() {
+            match events.recv_timeout(Duration::from_millis(500)) {
+                Ok(event) if event.name == "RESET" => return Ok(()),
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => {
+                    let words = machine.exit().map_or_else(|| "QEMU closed its control connection".to_owned(), |exit| exit_words(&exit));
+                    return Err(format!("the machine ended instead of restarting: {words}"));
+                }
+            }
+        }
+        Err(format!("the guest did not restart within {}", words::limit(REBOOT_LIMIT)))
+    }
+
+    /// The emulated screen at the end, and the card's own output if somebody sees it and a failure needs it.
+    fn last_look(&mut self, machine: &Machine, spec: &MachineSpec) {
+        if machine.is_alive() {
+            self.look(machine, spec);
+        }
+    }
+
+    fn shut_down(&mut self, machine: &Machine, scratch: &Scratch) {
+        let failed = self.ended.failure.is_some();
+        let limit = if failed { Duration::from_secs(20) } else { SHUTDOWN_LIMIT };
+        let phase = self.recorder.begin("shutdown", Some(limit), "by the guest, else by QEMU, else by the kernel; the disk is thrown away");
+        let stopped = machine.stop(StopLimits { guest: limit, ..StopLimits::default() });
+        let problem = match stopped.by {
+            _ if !stopped.gone => Some("QEMU's process cannot be killed: a device hangs in the kernel".to_owned()),
+            StoppedBy::Agent | StoppedBy::PowerButton => None,
+            StoppedBy::Itself => Some(format!("it had ended before: {}", exit_words(&stopped.exit))),
+            StoppedBy::Quit => Some(format!("the guest did not shut down within {}; QEMU was told to quit", words::limit(limit))),
+            StoppedBy::Kill => Some("QEMU did not end by itself and was killed".to_owned()),
+        };
+        self.recorder.end(phase, problem.as_deref());
+        if !stopped.gone {
+            self.ended.fail(Failure::new("shutdown", FailureKind::Host, "QEMU's process cannot be killed: a device hangs in the kernel"));
+        }
+        self.recorder.log_file("serial", "serial port of the guest", &scratch.serial);
+        self.recorder.log_file("qemu", "QEMU's own words", machine.dirs().stderr().as_path());
+    }
+
+    /// Names the likely causes of the failure.
+    fn explain(&mut self, scratch: &Scratch) {
+        let Some(failure) = &self.ended.failure else { return };
+        let lines = self.ended.results.iter().filter(|r| r.failed()).flat_map(|r| r.guest_lines.iter().cloned());
+        let observed = Observed {
+            failed: failure.place.clone(),
+            seen: failure.cause.clone(),
+            guest_lines: lines.collect(),
+            serial_tail: tail(&scratch.serial, 40),
+            qemu_words: self.qemu_words.clone(),
+            marks: self.marks.clone(),
+        };
+        for cause in diagnosis::diagnose(&observed) {
+            self.recorder.event(Event::Diagnosis { cause });
+        }
+    }
+
+    fn give_back(&mut self, held: Held) {
+        let began = Instant::now();
+        let (returned, problem) = cards::give_back(held, self.options, self.recorder);
+        let (result, kind) = checks::given_back(&returned, problem.as_deref(), began.elapsed());
+        if result.failed() {
+            self.ended.fail(Failure::new(&result.check, kind, sentence(&result)));
+        }
+        self.recorder.check(result.clone());
+        self.ended.results.push(result);
+    }
+}
+
+/// "driver: no driver has 0000:01:00.0 (10de:2484); guest: nouveau: unknown chipset".
+fn sentence(result: &CheckResult) -> String {
+    let said = result.guest_lines.first().map(|line| format!("; the guest says: {line}")).unwrap_or_default();
+    format!("{}: {}{said}", result.full_name(), result.seen)
+}

@@ -1,0 +1,1 @@
+//! Whole runs as far as they need no QEMU.

@@ -14,7 +14,7 @@ use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit};
+use no43_host::memlock::{self, MemlockError};
 use serde_json::Value;
 
 use crate::agent::Agent;
@@ -83,16 +83,8 @@ pub enum StartError {
         why: io::Error,
     },
     /// VFIO would fail with "cannot allocate memory".
-    #[error(
-        "QEMU must lock {} MiB of memory for the card and the limit is {} MiB: raise it with 'ulimit -l' or a \
-         memlock line in /etc/security/limits.d, then log in again", needed >> 20, limit >> 20
-    )]
-    Memlock {
-        /// Bytes that must be lockable.
-        needed: u64,
-        /// Bytes that may be locked.
-        limit: u64,
-    },
+    #[error(transparent)]
+    Memlock(#[from] MemlockError),
     /// QEMU ended before it served commands.
     #[error("QEMU ended at its start ({}): {}", describe(*status), if stderr.is_empty() { "it said nothing" } else { stderr })]
     Died {
@@ -184,7 +176,10 @@ impl Machine {
     pub fn start(spec: &MachineSpec, options: &StartOptions) -> Result<Machine, StartError> {
         let dirs = &options.dirs;
         spec.check(dirs)?;
-        check_memlock(spec, options.run_as.as_ref())?;
+        // Root lifts the limit for another user, see `command_line`.
+        if !spec.cards.is_empty() && options.run_as.is_none() {
+            memlock::check(spec.memory_mib)?;
+        }
         let listener = prepare(spec, options).map_err(|why| StartError::Prepare {
             what: format!("prepare the run directory {}", dirs.dir().display()),
             why,
@@ -342,18 +337,6 @@ impl Drop for Machine {
         if !self.outlives {
             self.process.kill_group();
         }
-    }
-}
-
-fn check_memlock(spec: &MachineSpec, run_as: Option<&RunAs>) -> Result<(), StartError> {
-    let Some(needed) = spec.memlock_needed() else { return Ok(()) };
-    // Root is not held to the limit, and lifts it for another user.
-    if rustix::process::geteuid().is_root() || run_as.is_some() {
-        return Ok(());
-    }
-    match getrlimit(Resource::Memlock).current {
-        Some(limit) if limit < needed => Err(StartError::Memlock { needed, limit }),
-        _ => Ok(()),
     }
 }
 

@@ -137,10 +137,10 @@ impl MachineSpec {
         PciAddress { domain: 0, bus: u8::try_from(index + 1).unwrap_or(u8::MAX), device: 0, function: 0 }
     }
 
-    /// The memory in bytes that must be lockable before QEMU starts: VFIO pins all of the guest's memory, plus what the
-    /// devices map beside it. `None` if nothing is pinned.
+    /// The memory in bytes that must be lockable before QEMU starts, because VFIO pins all of it. `None` if nothing is
+    /// pinned.
     pub fn memlock_needed(&self) -> Option<u64> {
-        (!self.cards.is_empty()).then(|| (self.memory_mib + 1024) << 20)
+        (!self.cards.is_empty()).then(|| no43_host::memlock::needed(self.memory_mib))
     }
 }
 

@@ -75,9 +75,3 @@ fn each_machine_gets_its_own_variables() {
     // A machine's variables are never written over.
     assert!(found.with_own_vars(&own).is_err());
 }
-
-#[test]
-fn this_host_has_what_its_package_list_names() {
-    let found = find(Wanted::Plain, crate::spec::DEFAULT_MACHINE_TYPE).unwrap();
-    assert!(found.code.path.exists() && found.vars_template.path.exists());
-}

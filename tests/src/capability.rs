@@ -28,7 +28,9 @@ static TABLE: [Capability; 9] = [
     row("root", || met(rustix::process::geteuid().is_root(), "not root: run the suite with sudo -E")),
     row("mount-namespace", mount_namespace),
     row("mmdebstrap", || met(runs("mmdebstrap", "--version"), "mmdebstrap is not here (package mmdebstrap)")),
-    row("uefi", || met(Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").is_file(), "no UEFI firmware here (package ovmf)")),
+    row("uefi", || {
+        met(Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").is_file(), "no UEFI firmware here (package ovmf)")
+    }),
     row("soak", || met(std::env::var_os("NO43_SOAK").is_some(), "a long case: ci/test --soak")),
 ];
 
@@ -69,20 +71,26 @@ fn qemu_major(text: &str) -> Option<u32> {
 }
 
 fn kvm() -> Result<(), Missing> {
-    Err("TEMP".to_owned())
+    let verdict = no43_host::kvm::probe();
+    met(verdict.is_usable(), &format!("no KVM that runs guest code: {verdict}"))
 }
 
 fn nvidia_card() -> Result<(), Missing> {
     let read = |dir: &Path, file: &str| std::fs::read_to_string(dir.join(file)).unwrap_or_default();
-    let devices = std::fs::read_dir("/sys/bus/pci/devices").map_err(|_| "this machine has no PCI bus".to_owned())?;
-    let display = |dir: &Path| read(dir, "vendor").trim() == "0x10de" && read(dir, "class").starts_with("0x03");
+    let devices =
+        std::fs::read_dir("/sys/bus/pci/devices").map_err(|_| "this machine has no PCI bus".to_owned())?;
+    let display =
+        |dir: &Path| read(dir, "vendor").trim() == "0x10de" && read(dir, "class").starts_with("0x03");
     met(devices.filter_map(Result::ok).any(|d| display(&d.path())), "no NVIDIA card in this machine")
 }
 
 fn mount_namespace() -> Result<(), Missing> {
     let mut command = Command::new("unshare");
     command.args(["--mount", "--map-root-user", "true"]).stdin(Stdio::null()).stderr(Stdio::null());
-    met(command.status().is_ok_and(|s| s.success()), "no mount namespaces for this user (unshare --map-root-user)")
+    met(
+        command.status().is_ok_and(|s| s.success()),
+        "no mount namespaces for this user (unshare --map-root-user)",
+    )
 }
 
 #[cfg(test)]

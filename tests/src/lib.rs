@@ -6,11 +6,13 @@
 
 pub mod capability;
 pub mod expect;
+pub mod lab_host;
 pub mod programs;
 pub mod run;
 pub mod scene;
 pub mod suite;
 
+pub use lab_host::LabHost;
 pub use run::{Run, Seen};
 pub use scene::Scene;
 pub use suite::Case;

@@ -76,7 +76,11 @@ impl Run {
     }
 
     /// The same program and environment below another one, for example `unshare … PROGRAM ARGS`.
-    pub fn below<A: AsRef<OsStr>>(mut self, outer: impl Into<PathBuf>, args: impl IntoIterator<Item = A>) -> Self {
+    pub fn below<A: AsRef<OsStr>>(
+        mut self,
+        outer: impl Into<PathBuf>,
+        args: impl IntoIterator<Item = A>,
+    ) -> Self {
         let mut below = Self::new(outer).args(args);
         below.command.arg(&self.program).args(self.command.get_args());
         for (name, value) in self.command.get_envs() {
@@ -97,9 +101,12 @@ impl Run {
     pub fn start(mut self) -> Result<Running> {
         let words: Vec<OsString> = self.command.get_args().map(OsStr::to_owned).collect();
         let name = self.program.file_name().unwrap_or(self.program.as_os_str());
-        let shown: Vec<_> = std::iter::once(name.to_string_lossy()).chain(words.iter().map(|w| w.to_string_lossy())).collect();
+        let shown: Vec<_> = std::iter::once(name.to_string_lossy())
+            .chain(words.iter().map(|w| w.to_string_lossy()))
+            .collect();
         let shown = shown.join(" ");
-        let mut child = self.command.spawn().with_context(|| format!("failed to start {}", self.program.display()))?;
+        let mut child =
+            self.command.spawn().with_context(|| format!("failed to start {}", self.program.display()))?;
         let out = Kept::of(child.stdout.take());
         let err = Kept::of(child.stderr.take());
         Ok(Running { shown, child, started: Instant::now(), limit: self.limit, out, err })
@@ -140,11 +147,17 @@ impl Running {
 
     /// Sends a signal to this one process (not to its children).
     pub fn signal(&self, signal: Signal) -> Result<()> {
-        rustix::process::kill_process(pid(&self.child)?, signal).with_context(|| format!("failed to signal {}", self.shown))
+        rustix::process::kill_process(pid(&self.child)?, signal)
+            .with_context(|| format!("failed to signal {}", self.shown))
     }
 
     /// Waits until `what` holds; an error if the program ends or `seconds` pass before.
-    pub fn wait_until(&mut self, what: &str, seconds: u64, mut holds: impl FnMut(&Self) -> bool) -> Result<()> {
+    pub fn wait_until(
+        &mut self,
+        what: &str,
+        seconds: u64,
+        mut holds: impl FnMut(&Self) -> bool,
+    ) -> Result<()> {
         let end = Instant::now() + Duration::from_secs(seconds);
         loop {
             if holds(self) {
@@ -257,7 +270,8 @@ impl Kept {
     }
 
     fn text(&self) -> String {
-        String::from_utf8_lossy(&self.bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner)).into_owned()
+        String::from_utf8_lossy(&self.bytes.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
+            .into_owned()
     }
 }
 
@@ -283,7 +297,12 @@ impl Seen {
             (None, Some(signal)) => format!("signal {signal}"),
             (None, None) => "an unknown end".to_owned(),
         };
-        bail!("{}: {ended} instead of exit code {code}\n{}{}", self.command, last_lines(&self.stdout), last_lines(&self.stderr))
+        bail!(
+            "{}: {ended} instead of exit code {code}\n{}{}",
+            self.command,
+            last_lines(&self.stdout),
+            last_lines(&self.stderr)
+        )
     }
 
     /// Fails unless every one of these texts is in the output (of either stream).
@@ -307,7 +326,8 @@ impl Seen {
     /// Standard output as JSON.
     pub fn json(&self) -> Result<serde_json::Value> {
         let text = self.stdout.trim();
-        serde_json::from_str(text).with_context(|| format!("{}: standard output is no JSON:\n{}", self.command, last_lines(text)))
+        serde_json::from_str(text)
+            .with_context(|| format!("{}: standard output is no JSON:\n{}", self.command, last_lines(text)))
     }
 }
 

@@ -26,7 +26,10 @@ impl Scene {
     pub fn new(name: &str) -> Result<Self> {
         let short: String = name.chars().filter(char::is_ascii_alphanumeric).take(12).collect();
         // short, because sockets lie below it and a socket's path may have 107 bytes
-        let dir = tempfile::Builder::new().prefix(&format!("n43-{short}-")).tempdir().context("failed to make a scene")?;
+        let dir = tempfile::Builder::new()
+            .prefix(&format!("n43-{short}-"))
+            .tempdir()
+            .context("failed to make a scene")?;
         let marker = dir.path().display().to_string();
         for sub in ["state", "work", "home"] {
             std::fs::create_dir(dir.path().join(sub))?;
@@ -39,7 +42,9 @@ impl Scene {
     pub fn with_shared_store(mut self) -> Self {
         let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
         let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
-        if let Some(store) = std::env::var_os("NO43_STORE").map(PathBuf::from).or_else(|| Some(cache?.join("no43"))) {
+        if let Some(store) =
+            std::env::var_os("NO43_STORE").map(PathBuf::from).or_else(|| Some(cache?.join("no43")))
+        {
             self.store = store;
         }
         self
@@ -151,7 +156,11 @@ mod tests {
     fn a_process_that_is_left_behind_is_named_and_killed() {
         let scene = Scene::new("left behind").expect("a scene");
         let work = scene.work();
-        scene.run("/bin/sh").args(["-c", "setsid sleep 4242 </dev/null >/dev/null 2>&1 &"]).ok().expect("it runs");
+        scene
+            .run("/bin/sh")
+            .args(["-c", "setsid sleep 4242 </dev/null >/dev/null 2>&1 &"])
+            .ok()
+            .expect("it runs");
         let pids = scene.processes();
         assert_eq!(pids.len(), 1, "{pids:?}");
         let error = scene.end_within(Duration::from_millis(200)).expect_err("one is left").to_string();

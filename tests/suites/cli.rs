@@ -1,2 +1,299 @@
-//! x
-fn main() {}
+//! What a person types and reads: help, exit codes, errors in recipes, JSON. Builds nothing.
+
+use anyhow::{Context, Result, ensure};
+use no43_harness::exit_codes as code;
+use no43_tests::expect::{at, listing};
+use no43_tests::programs;
+use no43_tests::suite::{Case, Images, Order};
+use no43_tests::{Scene, Seen};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    no43_tests::suite::main(CASES, Order::Parallel, Images::Own)
+}
+
+static CASES: &[Case] = &[
+    Case::new("help-names-every-command-and-exit-code", help),
+    Case::new("an-unknown-command-or-option-is-a-usage-error", usage),
+    Case::new("every-shipped-recipe-is-right", shipped_recipes),
+    Case::new("a-typo-is-named-with-file-line-and-nearest-key", typo),
+    Case::new("a-planned-key-is-not-called-unknown", planned_key),
+    Case::new("broken-toml-is-named-with-its-line", syntax),
+    Case::new("a-recipe-that-is-not-there-is-named", no_recipe),
+    Case::new("a-missing-input-is-named", missing_input),
+    Case::new("a-wrong-hash-shows-both-hashes", wrong_hash),
+    Case::new("extends-in-a-circle-is-named", circle),
+    Case::new("set-and-extends-show-where-a-value-comes-from", origins),
+    Case::new("recipes-that-differ-in-card-cpus-or-password-share-all-layers", shared_layers),
+    Case::new("a-changed-package-changes-the-first-layer", changed_layer),
+    Case::new("the-schema-is-json-schema", schema),
+    Case::new("json-is-json-also-for-errors", json_errors),
+    Case::new("looking-changes-nothing", looking),
+    Case::new("gpus-lists-what-sysfs-has", gpus),
+    Case::new("no-such-card-is-refused-and-lists-what-there-is", no_such_card),
+    Case::new("a-reader-that-goes-away-is-no-error", closed_pipe),
+    Case::new("gpus-knows-the-nvidia-card", nvidia).needs(&["no43", "nvidia-card"]),
+    Case::new("doctor-says-that-kvm-runs-guest-code", kvm).needs(&["no43", "kvm"]),
+];
+
+/// A recipe with nothing wrong in it.
+const GOOD: &str = r#"
+name = "good"
+
+[guest]
+os = "debian12"
+user = { name = "player", password = { env = "PLAYER_PASSWORD" } }
+
+[machine]
+cpus = 1
+memory = "512 MiB"
+disk = "4 GiB"
+
+[[card]]
+any = true
+"#;
+
+fn help(scene: &Scene) -> Result<()> {
+    let help = scene.no43(&["--help"])?.ok()?;
+    let commands = [
+        "recipe", "lock", "plan", "schema", "build", "image", "verify", "report", "gpus", "doctor",
+        "release", "lab",
+    ];
+    for command in commands {
+        scene.no43(&[command, "--help"])?.ok()?.must_say(&["Usage: no43"])?;
+    }
+    let codes: Vec<String> =
+        code::TABLE.iter().map(|(number, name, _)| format!("{number:>3}  {name}")).collect();
+    let texts: Vec<&str> = commands.into_iter().chain(codes.iter().map(String::as_str)).collect();
+    help.must_say(&texts)?.must_not_say(&["host-verb"])?;
+    Ok(())
+}
+
+fn usage(scene: &Scene) -> Result<()> {
+    scene.no43(&["gpu"])?.done()?.must_exit(code::USAGE)?.must_say(&["gpus"])?;
+    scene.no43(&["gpus", "--colour-blind"])?.done()?.must_exit(code::USAGE)?;
+    scene.no43(&["build"])?.done()?.must_exit(code::USAGE)?.must_say(&["RECIPE"])?;
+    Ok(())
+}
+
+fn shipped_recipes(scene: &Scene) -> Result<()> {
+    let mut count = 0;
+    for entry in std::fs::read_dir(programs::root().join("recipes"))? {
+        let path = entry?.path();
+        if path.extension().is_some_and(|e| e == "toml") {
+            let path = path.to_str().context("a path in this repository is UTF-8")?;
+            scene.no43(&["recipe", "check", path])?.ok()?;
+            scene.no43(&["recipe", "show", "--resolved", path])?.ok()?;
+            count += 1;
+        }
+    }
+    ensure!(count >= 3, "only {count} recipes are shipped");
+    Ok(())
+}
+
+fn check(scene: &Scene, text: &str) -> Result<Seen> {
+    scene.write("recipe.toml", text)?;
+    scene.no43(&["recipe", "check", "recipe.toml"])?.done()
+}
+
+fn typo(scene: &Scene) -> Result<()> {
+    check(scene, GOOD)?.must_exit(0)?;
+    let seen = check(scene, &GOOD.replace("memory =", "memmory ="))?.must_exit(code::RECIPE)?;
+    seen.must_say(&["recipe.toml:10:", "memmory", "memory"])?;
+    let seen = check(scene, &GOOD.replace("debian12", "debain12"))?.must_exit(code::RECIPE)?;
+    seen.must_say(&["recipe.toml:5:", "guest.os", "debian12"])?;
+    // all problems at once, not one after the other
+    let seen = check(scene, &GOOD.replace("memory =", "memmory =").replace("any =", "anny ="))?;
+    seen.must_exit(code::RECIPE)?.must_say(&["recipe.toml:10:", "recipe.toml:14:"])?;
+    Ok(())
+}
+
+fn planned_key(scene: &Scene) -> Result<()> {
+    for table in ["[audio]\nto = \"card\"", "[[usb]]\nport = \"1-4\"", "[driver]\npackage = \"nvidia\""] {
+        let seen = check(scene, &format!("{GOOD}\n{table}\n"))?.must_exit(code::RECIPE)?;
+        seen.must_say(&["not supported by this version"])?.must_not_say(&["unknown key"])?;
+    }
+    Ok(())
+}
+
+fn syntax(scene: &Scene) -> Result<()> {
+    let seen = check(scene, &GOOD.replace("cpus = 1", "cpus = ="))?;
+    seen.must_exit(code::RECIPE)?.must_say(&["recipe.toml:9:"])?.must_not_say(&["panicked"])?;
+    check(scene, "\u{0}\u{1}")?.must_exit(code::RECIPE)?.must_not_say(&["panicked"])?;
+    Ok(())
+}
+
+fn no_recipe(scene: &Scene) -> Result<()> {
+    for command in [&["recipe", "check"][..], &["plan"], &["build"], &["verify"], &["lock"]] {
+        let seen = scene.no43(command)?.args(["nowhere.toml"]).done()?;
+        seen.must_exit(code::RECIPE)?.must_say(&["nowhere.toml"])?;
+    }
+    Ok(())
+}
+
+fn missing_input(scene: &Scene) -> Result<()> {
+    scene.write(
+        "recipe.toml",
+        &format!("{GOOD}\n[[step]]\ncopy = {{ from = \"tools/\", to = \"/opt/tools\" }}\n"),
+    )?;
+    let seen = scene.no43(&["plan", "recipe.toml"])?.done()?;
+    ensure!(seen.code != Some(0), "a plan with a folder that is not there");
+    seen.must_say(&["recipe.toml:", "tools"])?;
+    scene.write("recipe.toml", &format!("{GOOD}\n[inputs]\nbench = {{ path = \"bench.tar\" }}\n"))?;
+    let seen = scene.no43(&["lock", "recipe.toml"])?.done()?;
+    ensure!(seen.code != Some(0), "a lock without its input");
+    seen.must_say(&["inputs.bench", "bench.tar"])?;
+    Ok(())
+}
+
+fn wrong_hash(scene: &Scene) -> Result<()> {
+    scene.write("bench.tar", "what came\n")?;
+    let (asked, came) = ("0".repeat(64), "717d11d9"); // the second: first digits of sha256("what came\n")
+    let input = format!("[inputs]\nbench = {{ path = \"bench.tar\", sha256 = \"{asked}\" }}\n");
+    scene.write("recipe.toml", &format!("{GOOD}\n{input}"))?;
+    let seen = scene.no43(&["lock", "recipe.toml"])?.done()?;
+    ensure!(matches!(seen.code, Some(3 | 4)), "exit code {:?} instead of 3 or 4", seen.code);
+    seen.must_say(&["bench", &asked[..8], came])?;
+    Ok(())
+}
+
+fn circle(scene: &Scene) -> Result<()> {
+    scene.write("a.toml", "extends = \"b.toml\"\n")?;
+    scene.write("b.toml", "extends = \"a.toml\"\n")?;
+    let seen = scene.no43(&["recipe", "check", "a.toml"])?.done()?;
+    seen.must_exit(code::RECIPE)?.must_say(&["a.toml", "b.toml", "extends"])?;
+    Ok(())
+}
+
+fn origins(scene: &Scene) -> Result<()> {
+    scene.write("base.toml", GOOD)?;
+    scene.write("recipe.toml", "extends = \"base.toml\"\n[machine]\nmemory = \"700 MiB\"\n")?;
+    let shown =
+        scene.no43(&["recipe", "show", "--resolved", "recipe.toml", "--set", "machine.cpus=2"])?.ok()?;
+    shown.must_say(&["base.toml", "recipe.toml", "--set", "700 MiB"])?;
+    let seen = scene.no43(&["recipe", "check", "recipe.toml", "--set", "machine.cpsu=2"])?.done()?;
+    seen.must_exit(code::RECIPE)?.must_say(&["cpsu", "cpus"])?;
+    Ok(())
+}
+
+/// The keys of a recipe's layers.
+fn layer_keys(scene: &Scene, text: &str) -> Result<Vec<String>> {
+    scene.write("recipe.toml", text)?;
+    let plan = scene.no43(&["plan", "--json", "recipe.toml"])?.env("PLAYER_PASSWORD", "secret-1").ok()?;
+    let layers = plan.json()?;
+    let layers = at(&layers, "/layers")?.as_array().context("layers is a list")?.clone();
+    layers.iter().map(|l| Ok(at(l, "/key")?.as_str().context("a key is text")?.to_owned())).collect()
+}
+
+fn shared_layers(scene: &Scene) -> Result<()> {
+    let keys = layer_keys(scene, GOOD)?;
+    ensure!(!keys.is_empty(), "a plan without layers");
+    for (what, from, to) in [
+        ("card", "any = true", "id = \"10de:2484\""),
+        ("CPUs", "cpus = 1", "cpus = 2"),
+        ("memory", "512 MiB", "768 MiB"),
+        ("password", "PLAYER_PASSWORD", "OTHER_PASSWORD"),
+        ("name", "name = \"good\"", "name = \"better\""),
+    ] {
+        ensure!(GOOD.contains(from), "the recipe has no {from}");
+        let other = layer_keys(scene, &GOOD.replacen(from, to, 1))?;
+        ensure!(other == keys, "another {what} changes the layers: {keys:?} and {other:?}");
+    }
+    Ok(())
+}
+
+fn changed_layer(scene: &Scene) -> Result<()> {
+    let keys = layer_keys(scene, GOOD)?;
+    let other =
+        layer_keys(scene, &GOOD.replace("os = \"debian12\"", "os = \"debian12\"\npackages = [\"hello\"]"))?;
+    ensure!(keys[0] != other[0], "one more package and the same key");
+    let step = layer_keys(scene, &format!("{GOOD}\n[[step]]\nrun = [\"true\"]\n"))?;
+    ensure!(
+        step.len() == keys.len() + 1 && step[..keys.len()] == keys[..],
+        "a step leaves the layers below as they are"
+    );
+    Ok(())
+}
+
+fn schema(scene: &Scene) -> Result<()> {
+    let schema = scene.no43(&["schema"])?.ok()?.json()?;
+    at(&schema, "/$schema")?;
+    for table in ["guest", "machine", "card", "usb", "checks"] {
+        at(&schema, &format!("/properties/{table}"))?;
+    }
+    Ok(())
+}
+
+fn json_errors(scene: &Scene) -> Result<()> {
+    let seen = scene.no43(&["--json", "plan", "nowhere.toml"])?.done()?.must_exit(code::RECIPE)?;
+    let error = seen.json()?;
+    ensure!(at(&error, "/exit_code")? == code::RECIPE, "{error}");
+    for command in [&["gpus", "--json"][..], &["doctor", "--json"], &["image", "ls", "--json"]] {
+        scene.no43(command)?.done()?.json()?;
+    }
+    Ok(())
+}
+
+fn looking(scene: &Scene) -> Result<()> {
+    scene.write("recipe.toml", GOOD)?;
+    let before = (listing(scene.store())?, listing(&scene.state())?, listing(&scene.work())?);
+    for command in [
+        &["gpus"][..],
+        &["doctor"],
+        &["plan", "recipe.toml"],
+        &["image", "ls"],
+        &["recipe", "check", "recipe.toml"],
+    ] {
+        scene.no43(command)?.env("PLAYER_PASSWORD", "x").done()?;
+        let after = (listing(scene.store())?, listing(&scene.state())?, listing(&scene.work())?);
+        ensure!(before == after, "no43 {} changed files: {before:?} and {after:?}", command.join(" "));
+    }
+    Ok(())
+}
+
+/// How many PCI functions of the display class (03xx) this machine has.
+fn displays_in_sysfs() -> usize {
+    let class =
+        |dir: std::fs::DirEntry| std::fs::read_to_string(dir.path().join("class")).unwrap_or_default();
+    let devices = std::fs::read_dir("/sys/bus/pci/devices").into_iter().flatten().filter_map(Result::ok);
+    devices.map(class).filter(|c| c.starts_with("0x03")).count()
+}
+
+fn gpus(scene: &Scene) -> Result<()> {
+    let seen = scene.no43(&["gpus", "--json"])?.ok()?.json()?;
+    let cards = at(&seen, "/cards")?.as_array().context("cards is a list")?;
+    ensure!(cards.len() == displays_in_sysfs(), "{} cards, sysfs has {}", cards.len(), displays_in_sysfs());
+    scene.no43(&["gpus"])?.ok()?;
+    Ok(())
+}
+
+fn no_such_card(scene: &Scene) -> Result<()> {
+    scene.write("recipe.toml", &GOOD.replace("any = true", "address = \"fe:1d\""))?;
+    let seen = scene.no43(&["verify", "recipe.toml"])?.env("PLAYER_PASSWORD", "x").done()?;
+    seen.must_exit(code::NOT_LENT)?.must_say(&["fe:1d"])?;
+    ensure!(
+        listing(&scene.store().join("images"))?.is_empty(),
+        "an image was built for a card that is not there"
+    );
+    Ok(())
+}
+
+fn closed_pipe(scene: &Scene) -> Result<()> {
+    let no43 = programs::no43()?;
+    let script = r#"set -o pipefail; "$1" schema | head -c 10 > /dev/null"#;
+    let seen = scene.run("/bin/bash").args(["-c", script, "bash"]).args([&no43]).done()?;
+    seen.must_exit(0)?.must_not_say(&["panicked"])?;
+    Ok(())
+}
+
+fn nvidia(scene: &Scene) -> Result<()> {
+    let cards = scene.no43(&["gpus", "--json"])?.ok()?.json()?;
+    let text = cards.to_string();
+    ensure!(text.contains("10de:"), "no card of vendor 10de in {text}");
+    Ok(())
+}
+
+fn kvm(scene: &Scene) -> Result<()> {
+    scene.no43(&["doctor"])?.done()?.must_say(&["KVM runs guest code"])?;
+    Ok(())
+}

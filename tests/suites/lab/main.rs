@@ -1,2 +1,41 @@
-//! x
-fn main() {}
+//! The real thing, emulated: a lab host with cards, `no43` inside it, guests under its KVM.
+//!
+//! Cases run one after the other, since each fills both cores of a small machine. Images and the lab's snapshot are
+//! in the person's own store: the first run builds them (minutes), later ones restore a lab in under a second.
+
+mod faults;
+mod proof;
+mod refusals;
+
+use no43_tests::suite::{Case, Images, Order};
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    no43_tests::suite::main(CASES, Order::Serial, Images::Shared)
+}
+
+const LAB: &[&str] = &["no43", "lab"];
+
+static CASES: &[Case] = &[
+    Case::new("one-card-is-proved-and-given-back", proof::one_card).needs(LAB),
+    Case::new("a-card-that-cannot-work-fails-in-driver-and-nowhere-before", proof::negative_control)
+        .needs(LAB),
+    Case::new("debian-with-systemd-is-proved", proof::debian).needs(LAB),
+    Case::new("uefi-is-proved-with-the-work-round", proof::uefi).needs(&["no43", "lab", "uefi", "soak"]),
+    Case::new("two-restores-have-the-same-files-other-ids-and-the-right-time", proof::restored_twice)
+        .needs(LAB),
+    Case::new("a-group-with-two-cards-is-refused-and-names-the-other", refusals::bad_groups).needs(LAB),
+    Case::new("a-card-that-a-program-has-open-is-refused-and-names-it", refusals::holder).needs(LAB),
+    Case::new("a-card-is-lent-once-and-the-second-is-told-to-whom", refusals::leased_twice).needs(LAB),
+    Case::new("too-little-locked-memory-is-said-before-anything-starts", refusals::memlock).needs(LAB),
+    Case::new("no-such-card-lists-what-there-is", refusals::no_such_card).needs(LAB),
+    Case::new("after-kill-9-of-everything-the-next-change-gives-the-card-back", faults::killed_while_bound)
+        .needs(LAB),
+    Case::new("after-kill-9-of-no43-a-living-machine-is-not-touched", faults::killed_while_running)
+        .needs(LAB),
+    Case::new("ctrl-c-gives-the-card-back", faults::interrupted).needs(LAB),
+    Case::new("a-qemu-that-dies-is-a-failure-with-its-last-words", faults::qemu_killed).needs(LAB),
+    Case::new("an-agent-that-never-answers-names-phase-limit-and-last-screen", faults::silent_agent)
+        .needs(LAB),
+    Case::new("a-lab-that-dies-is-a-lab-fault", faults::lab_fault).needs(LAB),
+];

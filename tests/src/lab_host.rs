@@ -1,0 +1,125 @@
+//! A lab that is up, with a shell in it: for cases that kill, hold and race inside the lab host.
+//!
+//! `no43 lab run` is the way in for people. These cases need to act *beside* the inner `no43`, so they send scripts
+//! through the lab host's guest agent, as root, to functions that [`PRELUDE`] defines.
+
+use crate::programs;
+use crate::run::Seen;
+use crate::scene::Scene;
+use anyhow::{Context, Result};
+use no43_machine::agent::{Agent, ExecLimits};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Restoring takes under a second; the first time on a machine builds the lab host and boots it.
+const UP_LIMIT: u64 = 1200;
+
+/// More output than this says nothing that its beginning does not say.
+const OUTPUT_LIMIT: u64 = 1 << 20;
+
+/// What every script starts with. `no43` runs as the ordinary user `lab`, as in `no43 lab run`.
+const PRELUDE: &str = r#"
+set -u
+export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
+work=/no43/share/work
+cd /home/lab
+fail() { echo "$*" >&2; exit 1; }
+memlock=unlimited
+no43() {
+    prlimit --memlock=$memlock:$memlock -- setpriv --reuid=lab --regid=lab --init-groups --inh-caps=-all -- \
+        env -i PATH="$PATH" HOME=/home/lab USER=lab NO_COLOR=1 NO43_STORE=/no43/store NO43_STATE=/run/no43-lab \
+        "$work/no43" "$@"
+}
+driver() { basename "$(readlink -f "/sys/bus/pci/devices/$1/driver" 2>/dev/null)"; }
+# within SECONDS COMMAND...: waits until it holds
+within() {
+    local end=$((SECONDS + $1)); shift
+    until "$@"; do [ $SECONDS -lt $end ] || fail "not within the limit: $*"; sleep 0.1; done
+}
+is() { [ "$(driver "$1")" = "$2" ]; }
+qemu() { pgrep -u lab -x 'qemu-system-x86' | head -n 1; }
+running() { [ -n "$(qemu)" ]; }
+# runs `no43 verify` in the background; its pid is in $inner, its output in verify.log, its exit code in verify.code
+verify() {
+    rm -f verify.log verify.code
+    ( no43 verify "$work/recipes/lab-guest.toml" --set checks.picture=false "$@" > verify.log 2>&1; echo $? > verify.code ) &
+    within 20 pgrep -u lab -x no43 > /dev/null
+    inner=$(pgrep -u lab -x no43 | head -n 1)
+}
+ended() { [ -s verify.code ]; }
+audio() { echo "${1%.*}.1"; }
+"#;
+
+/// A lab that is up.
+#[derive(Debug)]
+pub struct LabHost<'s> {
+    scene: &'s Scene,
+    profile: &'static str,
+    agent: Agent,
+    share: PathBuf,
+}
+
+impl<'s> LabHost<'s> {
+    /// Brings the lab up, and carries `no43`, the guest program, the recipes and their lock into it.
+    pub fn up(scene: &'s Scene, profile: &'static str) -> Result<Self> {
+        scene.no43(&["lab", "up", "--profile", profile])?.limit(UP_LIMIT).ok()?;
+        let dir = scene.state().join("labs").join(profile);
+        let record = std::fs::read(dir.join("lab.json")).context("failed to read the lab's record")?;
+        let record: Value = serde_json::from_slice(&record)?;
+        let work =
+            record.get("work").and_then(Value::as_str).context("the lab's record names no work folder")?;
+        let host = Self {
+            scene,
+            profile,
+            agent: Agent::on_socket(dir.join("ga.sock")),
+            share: Path::new(work).join("share"),
+        };
+        host.carry(&programs::no43()?, "no43")?;
+        host.carry(&programs::guest()?, "no43-guest")?;
+        for entry in std::fs::read_dir(programs::root().join("recipes"))? {
+            let path = entry?.path();
+            if path.is_file() {
+                let name = path.file_name().context("a file has a name")?.to_string_lossy().into_owned();
+                host.carry(&path, &format!("recipes/{name}"))?;
+            }
+        }
+        Ok(host)
+    }
+
+    /// Copies a file into the folder that scripts call `$work`.
+    pub fn carry(&self, from: &Path, to: &str) -> Result<()> {
+        let to = self.share.join("work").join(to);
+        std::fs::create_dir_all(to.parent().context("a file lies in a folder")?)?;
+        std::fs::copy(from, &to)
+            .with_context(|| format!("failed to carry {} into the lab", from.display()))?;
+        Ok(())
+    }
+
+    /// Runs a bash script inside, as root, after the prelude; it must end with 0 within `seconds`.
+    pub fn script(&self, seconds: u64, script: &str) -> Result<Seen> {
+        let whole = format!("{PRELUDE}\n{script}");
+        let start = Instant::now();
+        let argv = ["/bin/bash", "-c", whole.as_str()];
+        let limits = ExecLimits::within(Duration::from_secs(seconds));
+        let out = self
+            .agent
+            .exec_saved(&argv, &limits, OUTPUT_LIMIT)
+            .context("failed to run a script in the lab")?;
+        let seen = Seen {
+            command: format!("script in the lab {}", self.profile),
+            code: out.code.and_then(|c| i32::try_from(c).ok()),
+            signal: None,
+            stdout: out.stdout_text(),
+            stderr: out.stderr_text(),
+            time: start.elapsed(),
+        };
+        seen.must_exit(0)
+    }
+
+    /// Takes the lab down.
+    pub fn down(self) -> Result<()> {
+        self.scene.no43(&["lab", "down", self.profile])?.limit(60).ok()?;
+        Ok(())
+    }
+}

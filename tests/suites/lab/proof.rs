@@ -1,0 +1,98 @@
+//! What `verify` proves, and that its proof can fail.
+
+use anyhow::{Context, Result, ensure};
+use no43_harness::exit_codes as code;
+use no43_tests::expect::{at, full_file};
+use no43_tests::{LabHost, Run, Scene, programs};
+use serde_json::Value;
+
+/// A verify of a recipe of this repository in a lab with one card; evidence is in the scene's `evidence` folder.
+fn verify(scene: &Scene, recipe: &str, more: &[&str]) -> Result<Run> {
+    let recipe = programs::root().join("recipes").join(recipe);
+    let recipe = recipe.to_str().context("a path in this repository is UTF-8")?;
+    let start = ["lab", "run", "--profile", "one-card", "--evidence", "evidence", "--", "verify", recipe];
+    Ok(scene.no43(&start)?.args(more).limit(1200))
+}
+
+fn report(scene: &Scene) -> Result<Value> {
+    let dir = scene.work().join("evidence");
+    for file in ["report.html", "report.json", "junit.xml"] {
+        full_file(&dir.join(file))?;
+    }
+    Ok(serde_json::from_slice(&std::fs::read(dir.join("report.json"))?)?)
+}
+
+/// Every check of a report in order: its name and whether it passed.
+fn checks(report: &Value) -> Result<Vec<(String, bool)>> {
+    let list = at(report, "/checks")?.as_array().context("checks is a list")?;
+    let one = |check: &Value| -> Result<(String, bool)> {
+        let name = at(check, "/name")?.as_str().context("a name is text")?.to_owned();
+        Ok((name, at(check, "/verdict")?.to_string().contains("passed")))
+    };
+    list.iter().map(one).collect()
+}
+
+pub(crate) fn one_card(scene: &Scene) -> Result<()> {
+    let seen = verify(scene, "lab-guest.toml", &[])?.ok()?.must_say(&["PASSED", "report.html"])?;
+    let checks = checks(&report(scene)?)?;
+    ensure!(checks.iter().all(|c| c.1), "passed, although: {checks:?}");
+    for name in ["driver", "connector", "picture"] {
+        ensure!(checks.iter().any(|c| c.0.contains(name)), "no check '{name}' in {checks:?}\n{}", seen.all());
+    }
+    let html = std::fs::read_to_string(scene.work().join("evidence/report.html"))?;
+    ensure!(html.contains("data:image/png;base64,"), "the report has no picture");
+    for outside in ["src=\"http", "href=\"http", "<script src", "url(http"] {
+        ensure!(!html.contains(outside), "the report fetches something: {outside}");
+    }
+    Ok(())
+}
+
+pub(crate) fn negative_control(scene: &Scene) -> Result<()> {
+    let seen = verify(scene, "lab-control.toml", &[])?.done()?.must_exit(code::FAILED_GUEST)?;
+    seen.must_say(&["FAILED", "unknown chipset"])?;
+    let checks = checks(&report(scene)?)?;
+    let failed = checks.iter().position(|c| !c.1).context("something failed")?;
+    ensure!(checks[failed].0.contains("driver"), "it failed in {:?} of {checks:?}", checks[failed]);
+    ensure!(failed > 0, "nothing was green before the driver: {checks:?}");
+    Ok(())
+}
+
+pub(crate) fn debian(scene: &Scene) -> Result<()> {
+    verify(scene, "debian.toml", &[])?.limit(1800).ok()?.must_say(&["PASSED"])?;
+    Ok(())
+}
+
+/// OVMF under the lab's emulated KVM kills the outer QEMU without the work-round.
+pub(crate) fn uefi(scene: &Scene) -> Result<()> {
+    let uefi = ["--set", "machine.firmware=uefi", "--set", "machine.uefi-under-lab=true"];
+    verify(scene, "debian.toml", &uefi)?.limit(2400).ok()?.must_say(&["PASSED"])?;
+    Ok(())
+}
+
+/// What must be the same, and what must not, in two restores of one snapshot.
+const STATE: &str = r#"
+find /usr/bin /usr/sbin /etc -xdev -type f -not -name resolv.conf -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-64
+cat /proc/sys/kernel/random/uuid
+cat /proc/sys/kernel/random/boot_id
+mktemp -u
+date +%s
+"#;
+
+pub(crate) fn restored_twice(scene: &Scene) -> Result<()> {
+    let mut seen: Vec<Vec<String>> = Vec::new();
+    for _ in 0..2 {
+        let host = LabHost::up(scene, "one-card")?;
+        let lines: Vec<String> = host.script(120, STATE)?.stdout.lines().map(str::to_owned).collect();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
+        let time: u64 = lines.get(4).context("five lines")?.parse()?;
+        ensure!(now.abs_diff(time) <= 5, "the lab's clock is {} s off", now.abs_diff(time));
+        host.down()?;
+        seen.push(lines);
+    }
+    let (a, b) = (&seen[0], &seen[1]);
+    ensure!(a[0] == b[0], "files differ between two restores");
+    for (what, n) in [("random/uuid", 1), ("boot_id", 2), ("mktemp", 3)] {
+        ensure!(a[n] != b[n], "{what} is {} after both restores", a[n]);
+    }
+    Ok(())
+}

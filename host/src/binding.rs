@@ -266,7 +266,8 @@ impl Place<'_> {
             }
         }
         let quarantine = self.state.quarantine(self.roots);
-        if let Some(entry) = quarantine.iter().find(|e| e.functions.iter().any(|f| job.functions.contains(f))) {
+        if let Some(entry) = quarantine.iter().find(|e| e.functions.iter().any(|f| job.functions.contains(f)))
+        {
             return refuse(format!("{} is in quarantine: {}", entry.name, entry.reason));
         }
         let mut groups: Vec<u32> = cards.iter().flat_map(|card| card.groups.clone()).collect();
@@ -359,9 +360,9 @@ impl Place<'_> {
     }
 
     fn hand_out(&self, entry: &JournalEntry, job: &Job) -> Result<VfioNode, BindError> {
-        let group = entry.group.ok_or_else(|| BindError::Refused {
-            why: format!("{} has no IOMMU group", entry.address),
-        })?;
+        let group = entry
+            .group
+            .ok_or_else(|| BindError::Refused { why: format!("{} has no IOMMU group", entry.address) })?;
         let path = group_node(group, self.roots);
         let wrong = |why: String| BindError::Node { path: path.clone(), why };
         if !self.wait_until(|| path.exists()) {
@@ -457,7 +458,8 @@ impl Place<'_> {
         }
         let now = self.driver(&entry.address);
         (now != entry.driver_before).then(|| {
-            let name = |driver: Option<&str>| driver.map_or("no driver".to_string(), |d| format!("driver {d}"));
+            let name =
+                |driver: Option<&str>| driver.map_or("no driver".to_string(), |d| format!("driver {d}"));
             format!(
                 "{address} had {} and came back with {}: dmesg says why",
                 name(entry.driver_before.as_deref()),
@@ -513,7 +515,8 @@ impl Place<'_> {
         let failed = |why: String| BindError::Write { path: path.into(), text: text.trim().into(), why };
         let end = in_child(self.limits.write, |pipe| {
             // no create and no truncate: a file that sysfs does not have must stay an error
-            let written = File::options().write(true).open(path).and_then(|mut f| f.write_all(text.as_bytes()));
+            let written =
+                File::options().write(true).open(path).and_then(|mut f| f.write_all(text.as_bytes()));
             let number = written.err().map_or(0, |e| e.raw_os_error().unwrap_or(-1));
             tell(pipe, &number.to_string());
         });
@@ -549,7 +552,11 @@ fn set_owner(path: &Path, owner: NodeOwner) -> io::Result<()> {
 }
 
 /// The nodes of functions that are with vfio-pci already and open for this user: nothing to do, no root needed.
-pub(crate) fn already_ours(inventory: &Inventory, functions: &[PciAddress], roots: &Roots) -> Option<Vec<VfioNode>> {
+pub(crate) fn already_ours(
+    inventory: &Inventory,
+    functions: &[PciAddress],
+    roots: &Roots,
+) -> Option<Vec<VfioNode>> {
     let usable = |address: &PciAddress| {
         let function = inventory.function(address).filter(|f| f.driver.as_deref() == Some(VFIO))?;
         let path = group_node(function.group?, roots);
@@ -565,6 +572,9 @@ pub(crate) fn check_access(nodes: &[VfioNode]) -> Result<(), BindError> {
     let access = rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK;
     let shut = nodes.iter().find_map(|node| Some((node, rustix::fs::access(&node.path, access).err()?)));
     shut.map_or(Ok(()), |(node, e)| {
-        Err(BindError::Node { path: node.path.clone(), why: format!("it was handed over and still does not open: {e}") })
+        Err(BindError::Node {
+            path: node.path.clone(),
+            why: format!("it was handed over and still does not open: {e}"),
+        })
     })
 }

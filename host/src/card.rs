@@ -150,10 +150,17 @@ impl fmt::Display for CardState {
                 write!(f, "lent to '{holder}' since {}", clock::since(*since))
             }
             CardState::Lent { holder, pid, .. } => {
-                write!(f, "left behind by '{holder}' (process {pid} is gone): the next run gives it back first")
+                write!(
+                    f,
+                    "left behind by '{holder}' (process {pid} is gone): the next run gives it back first"
+                )
             }
             CardState::InUse { holders } => {
-                write!(f, "in use by {}: close that first, or keep the card free from boot", holders::sentence(holders))
+                write!(
+                    f,
+                    "in use by {}: close that first, or keep the card free from boot",
+                    holders::sentence(holders)
+                )
             }
             CardState::HostDisplay => f.write_str("the host's own display: never lent"),
             CardState::NoIommu => f.write_str("no IOMMU group: no43 doctor says why"),
@@ -254,9 +261,11 @@ impl Inventory {
 
     /// Functions of other devices in `groups`. Bridges do not count, and a host bridge only when a driver has it.
     pub(crate) fn neighbours(&self, own: &[PciAddress], groups: &[u32]) -> Vec<Neighbour> {
-        let foreign = self.functions.iter().filter_map(|f| Some((f, f.group?))).filter(|(f, group)| {
-            groups.contains(group) && !own.contains(&f.address) && !f.is_bridge()
-        });
+        let foreign = self
+            .functions
+            .iter()
+            .filter_map(|f| Some((f, f.group?)))
+            .filter(|(f, group)| groups.contains(group) && !own.contains(&f.address) && !f.is_bridge());
         let blocks = |f: &Function| f.driver.as_deref().is_some_and(|driver| !is_harmless(driver));
         foreign
             .filter(|(f, _)| !f.is_host_bridge() || blocks(f))
@@ -297,7 +306,8 @@ pub(crate) fn group_functions(functions: &[Function]) -> Vec<Vec<PciAddress>> {
         card.extend(functions.iter().map(|f| f.address).filter(|a| a.same_slot(&video.address)));
         card.sort_unstable();
         card.dedup();
-        let is_bridge = |address: &PciAddress| functions.iter().any(|f| f.address == *address && f.is_bridge());
+        let is_bridge =
+            |address: &PciAddress| functions.iter().any(|f| f.address == *address && f.is_bridge());
         card.retain(|address| !is_bridge(address));
         cards.push(card);
     }

@@ -5,7 +5,7 @@ use std::fs;
 use serde::{Deserialize, Serialize};
 
 use crate::card::{Card, CardState};
-use crate::inventory::{HostError, IommuFacts, Inventory};
+use crate::inventory::{HostError, Inventory, IommuFacts};
 use crate::recovery::{self, Left};
 use crate::roots::read_line;
 use crate::state::StateDir;
@@ -59,7 +59,8 @@ impl Finding {
 pub fn examine(roots: &Roots, state: &StateDir, vm_mib: Option<u64>) -> Result<Vec<Finding>, HostError> {
     let inventory = Inventory::read(roots)?;
     let cards = inventory.cards_now(state, roots);
-    let mut findings = vec![virtualisation(roots, &kvm::probe_cached(roots, state)), iommu(roots, &inventory.iommu)];
+    let mut findings =
+        vec![virtualisation(roots, &kvm::probe_cached(roots, state)), iommu(roots, &inventory.iommu)];
     findings.extend(interrupt_remapping(roots, &inventory.iommu));
     findings.extend(cards.iter().map(card));
     if cards.is_empty() {
@@ -119,9 +120,11 @@ fn iommu(roots: &Roots, facts: &IommuFacts) -> Finding {
                 .fix(format!("put {word} on the kernel command line and reboot"))
                 .why(why)
         }
-        (true, _) => Finding::new(Level::Problem, SUBJECT, "the firmware describes none (no DMAR or IVRS table)")
-            .fix("turn on VT-d (Intel) or IOMMU (AMD) in the firmware")
-            .why(why),
+        (true, _) => {
+            Finding::new(Level::Problem, SUBJECT, "the firmware describes none (no DMAR or IVRS table)")
+                .fix("turn on VT-d (Intel) or IOMMU (AMD) in the firmware")
+                .why(why)
+        }
     }
 }
 
@@ -137,7 +140,11 @@ fn interrupt_remapping(roots: &Roots, facts: &IommuFacts) -> Option<Finding> {
     }
     let unsafe_file = roots.sys.join("module/vfio_iommu_type1/parameters/allow_unsafe_interrupts");
     if read_line(&unsafe_file).is_ok_and(|text| text == "Y") {
-        let finding = Finding::new(Level::Warn, SUBJECT, "off, and vfio is told to go on without (allow_unsafe_interrupts)");
+        let finding = Finding::new(
+            Level::Warn,
+            SUBJECT,
+            "off, and vfio is told to go on without (allow_unsafe_interrupts)",
+        );
         return Some(finding.why("a guest can send this host interrupts that it should not get"));
     }
     Some(
@@ -222,9 +229,14 @@ fn left_behind(roots: &Roots, state: &StateDir) -> Vec<Finding> {
         let text = match &pending.left {
             Left::Nothing => return None,
             Left::RunningMachine { machine } => {
-                format!("'{}' still runs (QEMU {}) without a no43 and has {cards}", pending.holder, machine.process.pid)
+                format!(
+                    "'{}' still runs (QEMU {}) without a no43 and has {cards}",
+                    pending.holder, machine.process.pid
+                )
             }
-            Left::BoundFunctions { .. } => format!("'{}' is dead and left {cards} with vfio-pci", pending.holder),
+            Left::BoundFunctions { .. } => {
+                format!("'{}' is dead and left {cards} with vfio-pci", pending.holder)
+            }
         };
         let fix = "the next command that uses a card puts it right";
         Some(Finding::new(Level::Warn, "Left behind", text).fix(fix))

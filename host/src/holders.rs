@@ -86,10 +86,7 @@ pub fn nodes_of(function: &Function, roots: &Roots) -> Vec<PathBuf> {
         let parts = names_in(&dir.join("sound").join(card));
         // controlC1, pcmC1D3p, hwC1D0; the rest of that directory are attributes
         nodes.extend(
-            parts
-                .into_iter()
-                .filter(|name| name.contains('C'))
-                .map(|name| roots.dev.join("snd").join(name)),
+            parts.into_iter().filter(|name| name.contains('C')).map(|name| roots.dev.join("snd").join(name)),
         );
     }
     nodes
@@ -102,7 +99,10 @@ pub(crate) fn vfio_nodes(function: &Function, roots: &Roots) -> Vec<PathBuf> {
     }
     let devices = names_in(&roots.device(&function.address).join("vfio-dev"));
     let group = function.group.map(|group| group_node(group, roots));
-    group.into_iter().chain(devices.into_iter().map(|name| roots.dev.join("vfio/devices").join(name))).collect()
+    group
+        .into_iter()
+        .chain(devices.into_iter().map(|name| roots.dev.join("vfio/devices").join(name)))
+        .collect()
 }
 
 /// `/dev/vfio/17`

@@ -175,7 +175,9 @@ impl Inventory {
         let mut functions = Vec::new();
         for entry in entries {
             let entry = entry.map_err(|source| HostError::Unreadable { path: dir.clone(), source })?;
-            let Some(address) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let Some(address) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
             functions.extend(read_function(&entry.path(), address)?);
         }
         functions.sort_by_key(|function| function.address);
@@ -202,7 +204,8 @@ impl Inventory {
     }
 
     fn add_details(&mut self, roots: &Roots) {
-        let wanted: Vec<PciAddress> = crate::card::group_functions(&self.functions).into_iter().flatten().collect();
+        let wanted: Vec<PciAddress> =
+            crate::card::group_functions(&self.functions).into_iter().flatten().collect();
         for function in self.functions.iter_mut().filter(|function| wanted.contains(&function.address)) {
             read_details(&roots.device(&function.address), function);
         }
@@ -217,14 +220,10 @@ fn read_function(dir: &Path, address: PciAddress) -> Result<Option<Function>, Ho
         Err(e) if matches!(e.kind(), ErrorKind::NotFound) || e.raw_os_error() == Some(19) => return Ok(None),
         Err(source) => return Err(HostError::Unreadable { path, source }),
     };
-    let value = |key: &str| {
-        uevent.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::trim)
-    };
-    let malformed = |what| HostError::Malformed {
-        path: path.clone(),
-        what,
-        text: uevent.chars().take(200).collect(),
-    };
+    let value =
+        |key: &str| uevent.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('=')).map(str::trim);
+    let malformed =
+        |what| HostError::Malformed { path: path.clone(), what, text: uevent.chars().take(200).collect() };
     let id = value("PCI_ID").and_then(|id| id.parse().ok()).ok_or_else(|| malformed("PCI_ID"))?;
     let class = value("PCI_CLASS").and_then(|class| u32::from_str_radix(class, 16).ok());
     let subsystem: Option<PciId> = value("PCI_SUBSYS_ID").and_then(|id| id.parse().ok());
@@ -348,7 +347,15 @@ mod tests {
                     0x00000000fc000000 0x00000000fc07ffff 0x0000000000046200\n";
         let seen: Vec<String> = parse_resource(text)
             .iter()
-            .map(|bar| format!("{} {:?} {} KiB{}", bar.index, bar.kind, bar.size >> 10, if bar.prefetchable { " p" } else { "" }))
+            .map(|bar| {
+                format!(
+                    "{} {:?} {} KiB{}",
+                    bar.index,
+                    bar.kind,
+                    bar.size >> 10,
+                    if bar.prefetchable { " p" } else { "" }
+                )
+            })
             .collect();
         insta::assert_snapshot!(seen.join("\n"), @r"
         0 Memory32 16384 KiB

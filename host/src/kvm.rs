@@ -127,7 +127,10 @@ fn judge(roots: &Roots) -> (KvmVerdict, bool) {
     let module = module_name(roots);
     let started = Instant::now();
     let end = in_child(NEVER_RETURNS, |pipe| {
-        tell(pipe, &run_stages(&device, pipe.try_clone().ok()).map_or_else(|what| what, |()| "usable".into()));
+        tell(
+            pipe,
+            &run_stages(&device, pipe.try_clone().ok()).map_or_else(|what| what, |()| "usable".into()),
+        );
     });
     let broken = |what: String| KvmVerdict::Broken { module: module.clone(), what };
     let end = match end {
@@ -201,7 +204,9 @@ fn run(device: &Path, code: &[u8]) -> Result<(), String> {
     let memory = prepared_memory(code).map_err(|e| format!("cannot start: no memory: {e}"))?;
     memory.attach(&vm).map_err(kernel("KVM_SET_USER_MEMORY_REGION"))?;
     let mut vcpu = vm.create_vcpu(0).map_err(kernel("KVM_CREATE_VCPU"))?;
-    let cpuid = kvm.get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES).map_err(kernel("KVM_GET_SUPPORTED_CPUID"))?;
+    let cpuid = kvm
+        .get_supported_cpuid(kvm_bindings::KVM_MAX_CPUID_ENTRIES)
+        .map_err(kernel("KVM_GET_SUPPORTED_CPUID"))?;
     vcpu.set_cpuid2(&cpuid).map_err(kernel("KVM_SET_CPUID2"))?;
     enter_long_mode(&vcpu).map_err(kernel("KVM_SET_SREGS"))?;
     loop {
@@ -268,7 +273,10 @@ mod tests {
     fn no_device_is_absent_and_says_what_to_do() {
         let dir = tempfile::tempdir().unwrap();
         let verdict = probe_now(&Roots::under(dir.path()));
-        assert!(matches!(&verdict, KvmVerdict::Absent { why } if why.contains("kvm_intel or kvm_amd")), "{verdict}");
+        assert!(
+            matches!(&verdict, KvmVerdict::Absent { why } if why.contains("kvm_intel or kvm_amd")),
+            "{verdict}"
+        );
     }
 
     #[test]

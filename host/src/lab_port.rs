@@ -255,7 +255,8 @@ impl Client {
                 None => return Err(timed_out(&self.reader)),
             };
             // answers to earlier requests that were given up on are not ours
-            let answer = self.reader.feed::<Reply>(&chunk[..count]).into_iter().find(|message| message.id == id);
+            let answer =
+                self.reader.feed::<Reply>(&chunk[..count]).into_iter().find(|message| message.id == id);
             match answer.map(|message| message.body) {
                 None => {}
                 Some(Reply::Failed { why }) => return Err(LabPortError::Failed { asked, why }),
@@ -359,7 +360,8 @@ mod tests {
             far.write_all(b"half a li\xff\n{\"id\":").unwrap();
             far.write_all(b"1}\n").unwrap();
             far.write_all(encode(asked.id - 1, &Reply::Failed { why: "late".into() }).as_bytes()).unwrap();
-            let answer = Reply::Captured { file: "card-1.png".into(), width: 1280, height: 800, placeholder: false };
+            let answer =
+                Reply::Captured { file: "card-1.png".into(), width: 1280, height: 800, placeholder: false };
             for byte in encode(asked.id, &answer).as_bytes() {
                 far.write_all(&[*byte]).unwrap();
             }
@@ -384,7 +386,9 @@ mod tests {
             let mut line = String::new();
             BufReader::new(far.try_clone().unwrap()).read_line(&mut line).unwrap();
             let asked: Numbered<Request> = serde_json::from_str(&line).unwrap();
-            (&far).write_all(encode(asked.id, &Reply::Failed { why: "no such card".into() }).as_bytes()).unwrap();
+            (&far)
+                .write_all(encode(asked.id, &Reply::Failed { why: "no such card".into() }).as_bytes())
+                .unwrap();
         });
         let error = client.ask(&capture(), Duration::from_secs(20)).unwrap_err();
         assert!(matches!(error, LabPortError::Failed { ref why, .. } if why == "no such card"), "{error}");

@@ -68,7 +68,10 @@ impl CardRequest {
 
     /// The more exactly a request names its card, the earlier it chooses.
     fn freedom(&self) -> usize {
-        [self.address.is_some(), self.id.is_some(), self.model.is_some()].iter().position(|named| *named).unwrap_or(3)
+        [self.address.is_some(), self.id.is_some(), self.model.is_some()]
+            .iter()
+            .position(|named| *named)
+            .unwrap_or(3)
     }
 }
 
@@ -113,7 +116,9 @@ pub enum LeaseError {
         since: u64,
     },
     /// A dead run still has its functions bound.
-    #[error("{card} was left behind by '{holder}' (process {pid} is gone) and was not given back yet: recover first")]
+    #[error(
+        "{card} was left behind by '{holder}' (process {pid} is gone) and was not given back yet: recover first"
+    )]
     LeftBehind {
         /// The card.
         card: String,
@@ -146,13 +151,18 @@ pub enum LeaseError {
         card: String,
     },
     /// It shows the host's desktop or console.
-    #[error("{card} is the host's own display and is never lent: make another card the primary one in the firmware")]
+    #[error(
+        "{card} is the host's own display and is never lent: make another card the primary one in the firmware"
+    )]
     HostDisplay {
         /// The card.
         card: String,
     },
     /// Processes use it.
-    #[error("{card} is in use by {}: close that first, or keep the card free from boot", holders::sentence(holders))]
+    #[error(
+        "{card} is in use by {}: close that first, or keep the card free from boot",
+        holders::sentence(holders)
+    )]
     InUse {
         /// The card.
         card: String,
@@ -241,7 +251,12 @@ pub fn lease(
 }
 
 fn leased(card: &Card) -> LeasedCard {
-    LeasedCard { name: card.name.clone(), address: card.address, id: card.id, functions: card.functions.clone() }
+    LeasedCard {
+        name: card.name.clone(),
+        address: card.address,
+        id: card.id,
+        functions: card.functions.clone(),
+    }
 }
 
 fn new_id() -> String {
@@ -268,11 +283,14 @@ fn choose(inventory: &Inventory, cards: &[Card], requests: &[CardRequest]) -> Re
         let request = &requests[index];
         let matching: Vec<&Card> = cards
             .iter()
-            .filter(|card| request.matches(card) && !taken.iter().any(|(_, other)| other.address == card.address))
+            .filter(|card| {
+                request.matches(card) && !taken.iter().any(|(_, other)| other.address == card.address)
+            })
             .collect();
         // a group that is shared with a card of the same lease is no obstacle: that is judged for all of them below
         let may = |card: &&&Card| {
-            card.state.is_ready() || (request.address.is_some() && matches!(card.state, CardState::NotViable { .. }))
+            card.state.is_ready()
+                || (request.address.is_some() && matches!(card.state, CardState::NotViable { .. }))
         };
         let count = request.count.max(1);
         let found: Vec<&Card> = matching.iter().filter(may).take(count).copied().collect();
@@ -291,7 +309,8 @@ fn choose(inventory: &Inventory, cards: &[Card], requests: &[CardRequest]) -> Re
 fn check_groups(inventory: &Inventory, chosen: &[Card]) -> Result<(), LeaseError> {
     let functions: Vec<PciAddress> = chosen.iter().flat_map(|card| card.functions.clone()).collect();
     for card in chosen {
-        if let Some(neighbour) = inventory.neighbours(&functions, &card.groups).into_iter().find(|n| n.blocks) {
+        if let Some(neighbour) = inventory.neighbours(&functions, &card.groups).into_iter().find(|n| n.blocks)
+        {
             return Err(refusal(card, &CardState::NotViable { endpoint: neighbour }));
         }
     }
@@ -301,7 +320,9 @@ fn check_groups(inventory: &Inventory, chosen: &[Card]) -> Result<(), LeaseError
 fn why_not(request: &CardRequest, all: &[Card], matching: &[&Card], free: usize) -> LeaseError {
     let wanted = request.described();
     match matching {
-        [] if !all.iter().any(|card| request.matches(card)) => LeaseError::NoSuchCard { wanted, cards: all.to_vec() },
+        [] if !all.iter().any(|card| request.matches(card)) => {
+            LeaseError::NoSuchCard { wanted, cards: all.to_vec() }
+        }
         [card] if !card.state.is_ready() => refusal(card, &card.state),
         _ => LeaseError::TooFew { wanted, count: request.count.max(1), free, cards: all.to_vec() },
     }
@@ -326,9 +347,7 @@ fn refusal(card: &Card, state: &CardState) -> LeaseError {
             driver: endpoint.driver.unwrap_or_default(),
         },
         CardState::Quarantined { reason, since } => LeaseError::Quarantined { card: name, reason, since },
-        CardState::Ready => {
-            LeaseError::TooFew { wanted: name, count: 1, free: 0, cards: vec![card.clone()] }
-        }
+        CardState::Ready => LeaseError::TooFew { wanted: name, count: 1, free: 0, cards: vec![card.clone()] },
     }
 }
 
@@ -338,7 +357,9 @@ impl Lease {
     /// `None` where there is no such lease, its owner still lives, or its machine is dead (then recovery has it).
     pub fn adopt(id: &str, state: &StateDir, roots: &Roots) -> Result<Option<Self>, LeaseError> {
         let _lock = state.lock_leases()?;
-        let Some(mut record) = state.leases(roots).into_iter().find(|lease| lease.id == id) else { return Ok(None) };
+        let Some(mut record) = state.leases(roots).into_iter().find(|lease| lease.id == id) else {
+            return Ok(None);
+        };
         let machine_lives = record.machine.as_ref().is_some_and(|machine| machine.process.is_alive(roots));
         if record.owner.is_alive(roots) || !machine_lives {
             return Ok(None);
@@ -441,9 +462,11 @@ impl Lease {
 
     /// Addresses move when a card is added; binding what is not what was leased would hit something else.
     fn check_identity(&self, inventory: &Inventory) -> Result<(), BindError> {
-        let moved = self.record.cards.iter().find(|card| {
-            inventory.function(&card.address).is_none_or(|function| function.id != card.id)
-        });
+        let moved = self
+            .record
+            .cards
+            .iter()
+            .find(|card| inventory.function(&card.address).is_none_or(|function| function.id != card.id));
         moved.map_or(Ok(()), |card| {
             Err(BindError::Refused { why: format!("{} is no longer at {}", card.name, card.address.short()) })
         })

@@ -93,7 +93,11 @@ impl Privilege {
         }
     }
 
-    pub(crate) fn release(&self, functions: &[PciAddress], place: &Place<'_>) -> Result<GivenBack, BindError> {
+    pub(crate) fn release(
+        &self,
+        functions: &[PciAddress],
+        place: &Place<'_>,
+    ) -> Result<GivenBack, BindError> {
         match self {
             Privilege::Root => place.release(functions, rustix::process::geteuid().as_raw()),
             Privilege::Sudo => match ask(&Verb::Release { functions: functions.to_vec() }, place)? {
@@ -106,7 +110,9 @@ impl Privilege {
 }
 
 fn no_way() -> BindError {
-    BindError::Privilege { why: "not root, and sudo is not installed: run no43 as root, or install sudo".into() }
+    BindError::Privilege {
+        why: "not root, and sudo is not installed: run no43 as root, or install sudo".into(),
+    }
 }
 
 fn unexpected(reply: &Reply) -> BindError {

@@ -3,7 +3,10 @@
 //! Why fork: a write to sysfs can hang in the kernel for ever (a driver that waits for its users), and then neither the
 //! thread nor the process that made it ever ends. A child that hangs is left to the kernel, and we go on.
 
-#![allow(unsafe_code, reason = "fork, mmap for a vCPU and localtime_r have no safe wrapper in the crates used here")]
+#![allow(
+    unsafe_code,
+    reason = "fork, mmap for a vCPU and localtime_r have no safe wrapper in the crates used here"
+)]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -162,7 +165,13 @@ pub(crate) fn local_time(seconds: u64) -> LocalTime {
         libc::localtime_r(&raw const moment, &raw mut tm);
         tm
     };
-    LocalTime { year: tm.tm_year + 1900, month: tm.tm_mon + 1, day: tm.tm_mday, hour: tm.tm_hour, minute: tm.tm_min }
+    LocalTime {
+        year: tm.tm_year + 1900,
+        month: tm.tm_mon + 1,
+        day: tm.tm_mday,
+        hour: tm.tm_hour,
+        minute: tm.tm_min,
+    }
 }
 
 #[cfg(test)]

@@ -78,7 +78,11 @@ fn judge(lease: &LeaseRecord, state: &StateDir, roots: &Roots) -> Option<Pending
         holder: lease.holder.clone(),
         pid: lease.owner.pid,
         since: lease.since,
-        cards: lease.cards.iter().map(|card| format!("{} at {}", card.name, card.address.slot_name())).collect(),
+        cards: lease
+            .cards
+            .iter()
+            .map(|card| format!("{} at {}", card.name, card.address.slot_name()))
+            .collect(),
         left: match running {
             Some(machine) => Left::RunningMachine { machine: machine.clone() },
             None if functions.is_empty() => Left::Nothing,
@@ -108,7 +112,11 @@ pub fn recover(state: &StateDir, roots: &Roots, privilege: &Privilege) -> Result
                         state.remove_lease(&left.lease)?;
                         recovered.given_back.push((left.holder, back));
                     }
-                    Err(e) => recovered.problems.push(format!("{} (left behind by '{}'): {e}", left.cards.join(", "), left.holder)),
+                    Err(e) => recovered.problems.push(format!(
+                        "{} (left behind by '{}'): {e}",
+                        left.cards.join(", "),
+                        left.holder
+                    )),
                 }
             }
         }

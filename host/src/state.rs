@@ -40,7 +40,9 @@ pub enum StateError {
         source: io::Error,
     },
     /// Somebody else made the directory.
-    #[error("the state directory {path} belongs to user {uid}, not to this one: remove it, or set NO43_STATE to another directory")]
+    #[error(
+        "the state directory {path} belongs to user {uid}, not to this one: remove it, or set NO43_STATE to another directory"
+    )]
     NotOurs {
         /// The directory.
         path: PathBuf,
@@ -268,8 +270,12 @@ impl StateDir {
     pub fn damaged(&self) -> Vec<PathBuf> {
         let own = [self.own.join("leases"), self.own.join("quarantine")];
         let system = [self.system.join("journal"), self.system.join("quarantine")];
-        let mut files: Vec<PathBuf> =
-            own.iter().chain(&system).flat_map(|dir| json_files(dir)).filter(|path| is_damaged(path)).collect();
+        let mut files: Vec<PathBuf> = own
+            .iter()
+            .chain(&system)
+            .flat_map(|dir| json_files(dir))
+            .filter(|path| is_damaged(path))
+            .collect();
         files.sort();
         files.dedup();
         files
@@ -279,7 +285,10 @@ impl StateDir {
     pub fn holdings(&self, roots: &Roots) -> Vec<LeaseRecord> {
         let mut holdings = self.leases(roots);
         for entry in self.journal(roots) {
-            if holdings.iter().any(|lease| lease.id == entry.lease && lease.functions().any(|f| f == entry.address)) {
+            if holdings
+                .iter()
+                .any(|lease| lease.id == entry.lease && lease.functions().any(|f| f == entry.address))
+            {
                 continue;
             }
             let card = LeasedCard {
@@ -399,7 +408,11 @@ fn lock(dir: &Path, name: &str) -> Result<LockGuard, StateError> {
 
 fn json_files(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    entries.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "json")).collect()
+    entries
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|e| e == "json"))
+        .collect()
 }
 
 fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {

@@ -578,3 +578,50 @@ pub(crate) fn check_access(nodes: &[VfioNode]) -> Result<(), BindError> {
         })
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(owner: ProcessRef, uid: u32, roots: &Roots) -> JournalEntry {
+        JournalEntry {
+            address: "01:00.0".parse().unwrap(),
+            id: "10de:2484".parse().unwrap(),
+            lease: "1-2-3".into(),
+            holder: "alice".into(),
+            owner,
+            machine: None,
+            uid,
+            boot_id: roots.boot_id(),
+            since: 0,
+            driver_before: None,
+            override_before: None,
+            group: None,
+            node_before: None,
+        }
+    }
+
+    #[test]
+    fn a_stranger_gives_back_only_what_the_dead_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, roots) =
+            (StateDir::at(dir.path()), Roots { proc_: "/proc".into(), ..Roots::under(dir.path()) });
+        let place = Place { state: &state, roots: &roots, limits: Limits::default() };
+        let functions = ["01:00.0".parse().unwrap()];
+        let living = ProcessRef::current(&roots);
+        state.write_journal(&entry(living, 1000, &roots)).unwrap();
+        let refused = place.release(&functions, 1001).unwrap_err();
+        assert_eq!(refused.to_string(), "refused: 0000:01:00.0 is lent to 'alice' of user 1000");
+        state.write_journal(&entry(ProcessRef { start_time: 1, ..living }, 1000, &roots)).unwrap();
+        assert_eq!(place.release(&functions, 1001).unwrap().functions.len(), 1);
+        assert!(state.journal(&roots).is_empty());
+    }
+
+    #[test]
+    fn what_was_never_taken_is_not_given_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let (state, roots) = (StateDir::at(dir.path()), Roots::under(dir.path()));
+        let place = Place { state: &state, roots: &roots, limits: Limits::default() };
+        assert_eq!(place.release(&["01:00.0".parse().unwrap()], 0).unwrap(), GivenBack::default());
+    }
+}

@@ -263,3 +263,36 @@ fn privilege(way: Privilege, cards: &[Card]) -> Finding {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(table: Option<&str>, cmdline: &str, groups: usize) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::under(dir.path());
+        fs::create_dir_all(&roots.proc_).unwrap();
+        fs::write(roots.proc_.join("cmdline"), cmdline).unwrap();
+        let tables = table.into_iter().map(str::to_string).collect();
+        let found = iommu(&roots, &IommuFacts { tables, units: Vec::new(), groups });
+        format!("{:?}: {} -> {}", found.level, found.text, found.fix.unwrap_or_default())
+    }
+
+    #[test]
+    fn an_iommu_that_is_off_says_where_to_turn_it_on() {
+        let seen = [
+            verdict(Some("DMAR"), "quiet", 52),
+            verdict(Some("DMAR"), "quiet intel_iommu=off", 0),
+            verdict(Some("DMAR"), "quiet", 0),
+            verdict(Some("IVRS"), "quiet", 0),
+            verdict(None, "quiet", 0),
+        ];
+        insta::assert_snapshot!(seen.join("\n"), @r"
+        Ok: VT-d on, 52 groups -> 
+        Problem: VT-d is there, and intel_iommu=off on the kernel command line turns it off -> put intel_iommu=on on the kernel command line and reboot
+        Problem: VT-d is there, and the kernel does not use it -> put intel_iommu=on on the kernel command line and reboot
+        Problem: AMD-Vi is there, and the kernel does not use it -> put amd_iommu=on on the kernel command line and reboot
+        Problem: the firmware describes none (no DMAR or IVRS table) -> turn on VT-d (Intel) or IOMMU (AMD) in the firmware
+        ");
+    }
+}

@@ -163,7 +163,7 @@ impl Function {
 
     /// `Samsung NVMe SSD Controller`, or its id where no list names it.
     pub fn described(&self) -> String {
-        names::with_maker_or_id(self.id)
+        if self.is_display() { names::card(self.id) } else { names::with_maker_or_id(self.id) }
     }
 }
 

@@ -76,7 +76,7 @@ impl CardRequest {
 }
 
 /// Whether `model` stands in `name` as whole words, not followed by a word that makes it another model.
-fn is_model(name: &str, model: &str) -> bool {
+pub fn is_model(name: &str, model: &str) -> bool {
     let words = |text: &str| -> Vec<String> {
         text.to_lowercase()
             .split(|c: char| !c.is_alphanumeric() && c != '-')
@@ -417,7 +417,14 @@ impl Lease {
         // a refusal leaves nothing behind in the journal; then this lease is a mere promise again
         self.bound = nodes.is_ok() || self.has_journal();
         let nodes = nodes?;
-        check_access(&nodes)?;
+        if let Err(error) = check_access(&nodes) {
+            let back = privilege.release(&functions, &self.place())?;
+            self.bound = self.has_journal();
+            return Err(match back.quarantined {
+                Some(reason) => BindError::Refused { why: format!("{error}; and then {reason}") },
+                None => error,
+            });
+        }
         Ok(nodes)
     }
 

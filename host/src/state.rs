@@ -4,7 +4,8 @@
 //! journal and the quarantine; whoever changes bindings writes it, so under sudo it is root's (`/run/no43`), readable by
 //! all, and a user cannot make root undo something that root never did. For root both are the same directory.
 //!
-//! Every file is one JSON value, written aside, synced and renamed. Commands that only look create nothing.
+//! Every file is one JSON value, written aside, synced and renamed. Commands that only look write nothing here but what a
+//! probe remembers.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -284,7 +284,7 @@ impl Kernel {
         fs::write(device.join("uevent"), line + &rest).unwrap();
         match driver {
             Some(driver) => {
-                symlink(self.sys.join("bus/pci/drivers").join(driver), device.join("driver")).unwrap()
+                symlink(self.sys.join("bus/pci/drivers").join(driver), device.join("driver")).unwrap();
             }
             None => drop(fs::remove_file(device.join("driver"))),
         }

@@ -52,3 +52,6 @@ pub fn terminal(run_folder: &Path, style: terminal::Style) -> Result<String> {
 fn save(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic(path, bytes).with_context(|| format!("failed to write {}", path.display()))
 }
+
+#[cfg(test)]
+mod tests;

@@ -46,6 +46,8 @@ pub struct Live<W: Write> {
     again: Vec<String>,
     again_after: &'static str,
     causes: usize,
+    /// A check has told why the run fails.
+    told: bool,
     report: Option<String>,
 }
 
@@ -58,7 +60,7 @@ impl<W: Write> std::fmt::Debug for Live<W> {
 impl<W: Write> Live<W> {
     /// Prints to `out`.
     pub fn new(out: W, style: Style) -> Self {
-        Self { out, style, again: Vec::new(), again_after: "", causes: 0, report: None }
+        Self { out, style, again: Vec::new(), again_after: "", causes: 0, told: false, report: None }
     }
 
     fn line(&mut self, text: &str) {
@@ -95,6 +97,7 @@ impl<W: Write> Live<W> {
     }
 
     fn failed(&mut self, result: &CheckResult) {
+        self.told = true;
         self.row(("✘", RED), &result.full_name(), &result.seen);
         self.line(&format!("    expected  {}", result.expected));
         for line in result.guest_lines.iter().take(5) {
@@ -147,16 +150,16 @@ impl<W: Write> Live<W> {
             _ => BOLD_YELLOW,
         };
         let headline = self.style.paint(colour, &answer.headline());
-        let reason = match answer.reason() {
-            "" => String::new(),
-            reason => format!(": {reason}"),
-        };
+        if !answer.reason().is_empty() && !self.told {
+            let mark = if matches!(answer, Verdict::Failed { .. }) { ("✘", RED) } else { ("–", YELLOW) };
+            self.row(mark, "run", answer.reason());
+        }
         let code = match crate::exit_codes::of(answer) {
             0 => String::new(),
             code => format!("   exit code {code}"),
         };
         let report = self.report.as_ref().map(|path| format!("      report: {path}")).unwrap_or_default();
-        self.line(&format!("{headline}{reason} in {}{code}{report}", words::duration(Duration::from_millis(ms))));
+        self.line(&format!("{headline} in {}{code}{report}", words::duration(Duration::from_millis(ms))));
     }
 }
 

@@ -347,14 +347,19 @@ impl Run<'_, '_> {
     }
 
     fn shut_down(&mut self, machine: &Machine, scratch: &Scratch) {
-        let failed = self.ended.failure.is_some();
-        let limit = if failed { Duration::from_secs(20) } else { SHUTDOWN_LIMIT };
+        // a guest whose agent never came is not asked: nothing of it is kept
+        let limit = match &self.ended.failure {
+            None => SHUTDOWN_LIMIT,
+            Some(failure) if failure.place == "agent" => Duration::ZERO,
+            Some(_) => Duration::from_secs(20),
+        };
         let phase = self.recorder.begin("shutdown", Some(limit), "by the guest, else by QEMU, else by the kernel; the disk is thrown away");
         let stopped = machine.stop(StopLimits { guest: limit, ..StopLimits::default() });
         let problem = match stopped.by {
             _ if !stopped.gone => Some("QEMU's process cannot be killed: a device hangs in the kernel".to_owned()),
             StoppedBy::Agent | StoppedBy::PowerButton => None,
             StoppedBy::Itself => Some(format!("it had ended before: {}", exit_words(&stopped.exit))),
+            StoppedBy::Quit if limit.is_zero() => None,
             StoppedBy::Quit => Some(format!("the guest did not shut down within {}; QEMU was told to quit", words::limit(limit))),
             StoppedBy::Kill => Some("QEMU did not end by itself and was killed".to_owned()),
         };

@@ -9,7 +9,7 @@ use no43_guest::protocol::{PROTOCOL_VERSION, Report};
 use super::init::SETTLED;
 use super::{Root, display, kernel_log, pci, read_text, wait_for};
 
-/// Waits until the drivers of the devices that are there have been loaded, at most `limit`: the agent answers
+/// Waits until the drivers of the cards that are there have been loaded, at most `limit`: the agent answers
 /// earlier than that, under our init by design and under systemd because both start at the same time.
 pub(crate) fn wait_settled(root: &Root, limit: Duration) {
     if root.state().join(super::init::RUNNING).exists() {

@@ -84,7 +84,7 @@ impl Agent {
         let pause = self.pause_after(since.elapsed());
         self.due = Instant::now() + pause;
         self.said_missing = false;
-        log.say(&format!("agent ended ({}), next start in {} ms", in_words(status), pause.as_millis()));
+        log.say(&format!("agent ended ({}; next start in {} ms)", in_words(status), pause.as_millis()));
     }
 
     fn pause_after(&mut self, lived: Duration) -> Duration {

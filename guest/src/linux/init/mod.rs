@@ -36,7 +36,7 @@ use super::{Root, read_text, wait_for};
 /// File under `/run/no43-guest` that says that this init runs the guest.
 pub(crate) const RUNNING: &str = "init";
 
-/// File beside it that says that the drivers of all devices have been loaded.
+/// File beside it that says that the drivers of cards have been loaded.
 pub(crate) const SETTLED: &str = "settled";
 
 /// How long the background work waits for the agent to listen; then it begins anyway, because a guest without
@@ -130,12 +130,14 @@ impl Background {
         if agent.is_some() && wait_for(AGENT_HEAD_START, listens).is_some() {
             log.say("agent listens");
         }
-        let modules = modules::load_for_all_devices(root, &self.processes, log);
-        agent::link_ports(root);
+        let devices = modules::load_for_cards(root, &self.processes, log);
         if let Err(error) = mark(root, SETTLED) {
             log.say(&format!("failed to say that the drivers are loaded: {error}"));
         }
-        log.say(&format!("drivers loaded for {modules} kinds of devices"));
+        log.say(&format!("drivers of cards ({devices} devices) loaded"));
+        let devices = modules::load_for_all(root, &self.processes, log);
+        agent::link_ports(root);
+        log.say(&format!("drivers of all {devices} devices loaded"));
         buttons::watch(root, &self.sender);
         network::start(root, &self.processes, log);
     }

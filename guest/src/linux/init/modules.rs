@@ -2,7 +2,7 @@
 //!
 //! The few that the agent needs are loaded by this process itself: one `modprobe` costs as much as everything
 //! else up to the agent together. All others are left to `modprobe`, which knows aliases, options, blacklists
-//! and compression, in one call for all devices.
+//! and compression, in one call for many devices.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -17,7 +17,7 @@ use super::log::Log;
 use super::processes::{Processes, in_words};
 use crate::linux::{Root, names, read_text};
 
-/// How long the loading of all drivers may take. A driver that hangs in its probe function is left alone then.
+/// How long one call of `modprobe` may take. A driver that hangs in its probe function is left alone then.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A new driver can bring new devices (a virtio bus, the codecs of a sound card); no chain is longer.
@@ -27,8 +27,16 @@ const ROUNDS: usize = 4;
 /// and each of these tests itself.
 const SKIPPED: &[&str] = &["cpu:"];
 
-/// Display drivers come last, so that one that hangs keeps no other device from working.
-const DISPLAY: &str = "bc03";
+/// What a card consists of, in the words of its modaliases: these devices get their drivers first, because that
+/// is what checks wait for.
+const OF_CARDS: &[(&str, &str)] = &[
+    ("pci:", "bc03"),
+    ("pci:", "bc04"),
+    ("pci:", "bc0Csc03"),
+    ("pci:", "bc0Csc80"),
+    ("hdaudio:", ""),
+    ("virtio:d00000010", ""),
+];
 
 /// Flag of finit_module(2): the file is compressed, the kernel is to unpack it.
 const COMPRESSED: i32 = 4;
@@ -54,17 +62,29 @@ pub(super) fn load(root: &Root, wanted: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Loads the modules of all devices with one `modprobe` per round. Gives the number of different devices.
-pub(super) fn load_for_all_devices(root: &Root, processes: &Processes, log: &Log) -> usize {
+/// Loads the modules of the devices that can belong to cards. Gives the number of different devices.
+pub(super) fn load_for_cards(root: &Root, processes: &Processes, log: &Log) -> usize {
+    load_for(root, processes, log, |alias| {
+        OF_CARDS.iter().any(|(start, part)| alias.starts_with(start) && alias.contains(part))
+    })
+}
+
+/// Loads the modules of all devices. Gives the number of different devices.
+pub(super) fn load_for_all(root: &Root, processes: &Processes, log: &Log) -> usize {
+    load_for(root, processes, log, |_| true)
+}
+
+/// Loads modules with one `modprobe` per round.
+fn load_for(root: &Root, processes: &Processes, log: &Log, wanted: impl Fn(&str) -> bool) -> usize {
     let mut known = BTreeSet::new();
     for _ in 0..ROUNDS {
-        let new: Vec<String> = aliases(root).difference(&known).cloned().collect();
+        let found: BTreeSet<String> = aliases(root).into_iter().filter(|alias| wanted(alias)).collect();
+        let new: Vec<&String> = found.difference(&known).collect();
         if new.is_empty() {
             break;
         }
-        let (display, others): (Vec<_>, Vec<_>) = new.iter().partition(|alias| alias.contains(DISPLAY));
         let mut command = Command::new("modprobe");
-        command.args(["-qab", "--"]).args(others).args(display).stdin(Stdio::null());
+        command.args(["-qab", "--"]).args(new).stdin(Stdio::null());
         match processes.run(&mut command, LIMIT) {
             // 1 only says that some device has no module, which is so in every machine.
             Ok(status) if matches!(status.exit_status(), Some(0 | 1)) => {}
@@ -74,7 +94,7 @@ pub(super) fn load_for_all_devices(root: &Root, processes: &Processes, log: &Log
                 break;
             }
         }
-        known.extend(new);
+        known = found;
     }
     known.len()
 }

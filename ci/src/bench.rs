@@ -240,11 +240,12 @@ struct PlainImage {
 impl PlainImage {
     /// Reads suite, variant and packages of the first layer, wherever in it they are.
     fn of(plan: &Value) -> Result<Self> {
-        let layer = plan.pointer("/layers/0").context("the plan has no layers")?;
+        let layer = find(plan, "layers").and_then(|l| l.get(0)).context("the plan has no layers")?;
         let text = |key| find(layer, key).and_then(Value::as_str).map(str::to_owned);
         let packages =
             find(layer, "packages").and_then(Value::as_array).context("the first layer has no packages")?;
-        let packages: Vec<&str> = packages.iter().filter_map(Value::as_str).collect();
+        let kernel = find(layer, "kernel");
+        let packages: Vec<&str> = packages.iter().chain(kernel).filter_map(Value::as_str).collect();
         Ok(Self {
             suite: text("suite").context("the first layer names no suite")?,
             variant: text("variant").unwrap_or_else(|| "minbase".to_owned()),
@@ -393,7 +394,7 @@ mod tests {
 
     #[test]
     fn the_peer_reads_the_first_layer_of_the_plan() {
-        let plan = json!({ "layers": [{ "what": { "debian": { "suite": "bookworm", "variant": "minbase", "packages": ["a", "b"] } } }] });
+        let plan = json!({ "plan": { "layers": [{ "what": { "debian": { "suite": "bookworm", "variant": "minbase", "packages": ["a", "b"] } } }] } });
         let peer = PlainImage::of(&plan).expect("all is there");
         assert_eq!((peer.suite.as_str(), peer.packages.as_str()), ("bookworm", "a,b"));
         assert!(PlainImage::of(&json!({ "layers": [] })).is_err());

@@ -32,7 +32,7 @@ struct Stage {
 /// All stages. An end-to-end suite is a test program of `tests/`; they run one after the other because the lab
 /// fills both cores of a small machine.
 const STAGES: &[Stage] = &[
-    Stage { name: "fmt", commands: |sh, _| vec![cmd!(sh, "cargo fmt --all --check")] },
+    Stage { name: "fmt", commands: |sh, _| vec![cmd!(sh, "cargo fmt --all --check -- -l")] },
     Stage {
         name: "clippy",
         commands: |sh, _| vec![cmd!(sh, "cargo clippy -q --workspace --all-targets -- -D warnings")],

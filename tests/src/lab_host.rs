@@ -3,6 +3,7 @@
 //! `no43 lab run` is the way in for people. These cases need to act *beside* the inner `no43`, so they send scripts
 //! through the lab host's guest agent, as root, to functions that [`PRELUDE`] defines.
 
+use crate::expect::listing;
 use crate::programs;
 use crate::run::Seen;
 use crate::scene::Scene;
@@ -28,7 +29,7 @@ fail() { echo "$*" >&2; exit 1; }
 memlock=unlimited
 no43() {
     prlimit --memlock=$memlock:$memlock -- setpriv --reuid=lab --regid=lab --init-groups --inh-caps=-all -- \
-        env -i PATH="$PATH" HOME=/home/lab USER=lab NO_COLOR=1 NO43_STORE=/no43/store NO43_STATE=/run/no43-lab \
+        env -i NO43_GUEST="$work/no43-guest" PATH="$PATH" HOME=/home/lab USER=lab NO_COLOR=1 NO43_STORE=/no43/store NO43_STATE=/run/no43-lab \
         "$work/no43" "$@"
 }
 driver() { basename "$(readlink -f "/sys/bus/pci/devices/$1/driver" 2>/dev/null)"; }
@@ -43,7 +44,8 @@ running() { [ -n "$(qemu)" ]; }
 # runs `no43 verify` in the background; its pid is in $inner, its output in verify.log, its exit code in verify.code
 verify() {
     rm -f verify.log verify.code
-    ( no43 verify "$work/recipes/lab-guest.toml" --set checks.picture=false "$@" > verify.log 2>&1; echo $? > verify.code ) &
+    ( no43 verify --no-build --locked --runs /home/lab/runs --set checks.picture=false "$@" \
+        "$work/recipes/${recipe:-lab-guest}.toml" > verify.log 2>&1; echo $? > verify.code ) &
     within 20 pgrep -u lab -x no43 > /dev/null
     inner=$(pgrep -u lab -x no43 | head -n 1)
 }
@@ -77,17 +79,14 @@ impl<'s> LabHost<'s> {
         };
         host.carry(&programs::no43()?, "no43")?;
         host.carry(&programs::guest()?, "no43-guest")?;
-        for entry in std::fs::read_dir(programs::root().join("recipes"))? {
-            let path = entry?.path();
-            if path.is_file() {
-                let name = path.file_name().context("a file has a name")?.to_string_lossy().into_owned();
-                host.carry(&path, &format!("recipes/{name}"))?;
-            }
+        scene.shipped_recipes()?;
+        for (name, _) in listing(&scene.work().join("recipes"))? {
+            host.carry(&scene.work().join("recipes").join(&name), &format!("recipes/{name}"))?;
         }
         Ok(host)
     }
 
-    /// Copies a file into the folder that scripts call `$work`.
+    /// Copies a file into the folder that scripts call `$work`; everybody inside may read it.
     pub fn carry(&self, from: &Path, to: &str) -> Result<()> {
         let to = self.share.join("work").join(to);
         std::fs::create_dir_all(to.parent().context("a file lies in a folder")?)?;

@@ -75,6 +75,19 @@ impl Scene {
         Ok(path)
     }
 
+    /// Puts the shipped recipes, with their lock, into the scene's `recipes` folder: a case may add its own beside them.
+    ///
+    /// The lock beside the repository's recipes is made first where there is none, so that all cases, and the demo, use
+    /// the same images.
+    pub fn shipped_recipes(&self) -> Result<()> {
+        let shipped = programs::root().join("recipes");
+        if !shipped.join("no43.lock").exists() {
+            let names = ["lab-host.toml", "lab-guest.toml", "debian.toml"].map(|n| shipped.join(n));
+            self.run(programs::no43()?).args(["lock"]).args(names).limit(120).ok()?;
+        }
+        copy_files(&shipped, &self.work().join("recipes"))
+    }
+
     /// A run of any program in this scene.
     pub fn run(&self, program: impl Into<PathBuf>) -> Run {
         Run::new(program)
@@ -83,6 +96,7 @@ impl Scene {
             .env("NO43_STORE", &self.store)
             .env("NO43_STATE", self.state())
             .env("HOME", self.dir.path().join("home"))
+            .env("NO43_RECIPES", programs::root().join("recipes"))
             .env("NO_COLOR", "1")
     }
 
@@ -140,6 +154,22 @@ impl Scene {
             std::thread::sleep(Duration::from_millis(20));
         }
     }
+}
+
+/// Copies a folder of small files, with what is below it.
+fn copy_files(from: &Path, to: &Path) -> Result<()> {
+    std::fs::create_dir_all(to)?;
+    for entry in std::fs::read_dir(from).with_context(|| format!("failed to list {}", from.display()))? {
+        let (from, to) =
+            (entry.as_ref().map(std::fs::DirEntry::path), entry.as_ref().map(|e| to.join(e.file_name())));
+        let (Ok(from), Ok(to)) = (from, to) else { continue };
+        if from.is_dir() {
+            copy_files(&from, &to)?;
+        } else {
+            std::fs::copy(&from, &to).with_context(|| format!("failed to copy {}", from.display()))?;
+        }
+    }
+    Ok(())
 }
 
 impl Drop for Scene {

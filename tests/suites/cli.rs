@@ -181,7 +181,7 @@ fn layer_keys(scene: &Scene, text: &str) -> Result<Vec<String>> {
     scene.write("recipe.toml", text)?;
     let plan = scene.no43(&["plan", "--json", "recipe.toml"])?.env("PLAYER_PASSWORD", "secret-1").ok()?;
     let layers = plan.json()?;
-    let layers = at(&layers, "/layers")?.as_array().context("layers is a list")?.clone();
+    let layers = at(&layers, "/plan/layers")?.as_array().context("layers is a list")?.clone();
     layers.iter().map(|l| Ok(at(l, "/key")?.as_str().context("a key is text")?.to_owned())).collect()
 }
 
@@ -236,6 +236,7 @@ fn json_errors(scene: &Scene) -> Result<()> {
 
 fn looking(scene: &Scene) -> Result<()> {
     scene.write("recipe.toml", GOOD)?;
+    scene.no43(&["lock", "recipe.toml"])?.limit(120).ok()?;
     let before = (listing(scene.store())?, listing(&scene.state())?, listing(&scene.work())?);
     for command in [
         &["gpus"][..],

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use no43_harness::exit_codes as code;
-use no43_tests::{LabHost, Scene, programs};
+use no43_tests::{LabHost, Scene};
 use rustix::process::{Pid, Signal};
 
 /// In scripts: the card's video function, and what its binding must be.
@@ -46,7 +46,7 @@ pub(crate) fn killed_while_running(scene: &Scene) -> Result<()> {
         no43 release > release.log 2>&1
         [ "$(qemu)" = "$machine" ] || fail "the living QEMU was killed"
         lent || fail "the card was taken from a living QEMU"
-        no43 verify "$work/recipes/lab-guest.toml" > second.log 2>&1; code=$?
+        no43 verify --no-build --locked "$work/recipes/lab-guest.toml" > second.log 2>&1; code=$?
         [ $code = 7 ] || { cat second.log; fail "a second verify ended with $code instead of 7"; }
         [ "$(qemu)" = "$machine" ] || fail "the second verify killed the living QEMU"
         kill -9 $machine
@@ -85,20 +85,19 @@ pub(crate) fn qemu_killed(scene: &Scene) -> Result<()> {
 
 pub(crate) fn silent_agent(scene: &Scene) -> Result<()> {
     let body = r#"
-        verify --set "checks.ready=4 s" --evidence /home/lab/evidence; within 120 ended
+        verify --set "checks.ready=4 s"; within 120 ended
         [ "$(cat verify.code)" != 0 ] || fail "an agent within 4 s, in a lab?"
         says verify.log "agent"
         says verify.log "4 s"
-        find /home/lab/evidence -name '*.png' | grep -q . || fail "no last screen in the evidence"
+        find /home/lab/runs -name '*.png' | grep -q . || fail "no last screen in the evidence"
         back || fail "afterwards: $(driver $card) and $(driver $(audio $card))"
     "#;
     script(scene, 300, body)
 }
 
 pub(crate) fn lab_fault(scene: &Scene) -> Result<()> {
-    let recipe = programs::root().join("recipes/lab-guest.toml");
-    let recipe = recipe.to_str().context("a path in this repository is UTF-8")?;
-    let run = ["lab", "run", "--profile", "one-card", "--", "verify", recipe];
+    scene.shipped_recipes()?;
+    let run = ["lab", "run", "--profile", "one-card", "--", "verify", "recipes/lab-guest.toml"];
     let mut running = scene.no43(&run)?.limit(300).start()?;
     let outer = || scene.processes().into_iter().find(|(_, command)| command.contains("qemu-system-x86_64"));
     running.wait_until("the lab's QEMU", 120, |_| outer().is_some())?;

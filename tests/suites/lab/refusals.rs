@@ -23,7 +23,7 @@ pub(crate) fn bad_groups(scene: &Scene) -> Result<()> {
     let body = r#"
         other=$(cards | sed -n 2p)
         recipe_for "$card"
-        no43 verify "$work/recipes/this-card.toml" > verify.log 2>&1; echo $? > verify.code
+        recipe=this-card verify; within 60 ended
         code_is 7
         says "${other#0000:}"
         says "group"
@@ -55,7 +55,7 @@ pub(crate) fn leased_twice(scene: &Scene) -> Result<()> {
     let body = r#"
         verify; within 60 running
         first=$inner
-        no43 verify "$work/recipes/lab-guest.toml" > second.log 2>&1; code=$?
+        no43 verify --no-build --locked "$work/recipes/lab-guest.toml" > second.log 2>&1; code=$?
         [ $code = 7 ] || { cat second.log; fail "the second ended with $code instead of 7"; }
         grep -qF "$first" second.log || { cat second.log; fail "the second is not told that process $first has the card"; }
         running || fail "the first machine is gone"
@@ -81,7 +81,7 @@ pub(crate) fn memlock(scene: &Scene) -> Result<()> {
 pub(crate) fn no_such_card(scene: &Scene) -> Result<()> {
     let body = r#"
         recipe_for "7f:1d"
-        no43 verify "$work/recipes/this-card.toml" > verify.log 2>&1; echo $? > verify.code
+        recipe=this-card verify; within 60 ended
         code_is 7
         says "7f:1d"
         says "$(echo "${card#0000:}" | sed 's/\.0$//')"

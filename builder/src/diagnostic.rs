@@ -84,7 +84,7 @@ pub enum Kind {
 pub struct Problem {
     /// For programs.
     pub kind: Kind,
-    /// Where; `None` for `--set` and for what has no place.
+    /// Where; `None` for what was not written anywhere.
     pub place: Option<Place>,
     /// Dotted path of the key, such as `guest.user.name` or `card.0.id`; empty where no key is meant.
     pub key: String,
@@ -126,10 +126,8 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match &self.place {
-            Some(place) => write!(f, "{place}: ")?,
-            None if self.key.is_empty() => {}
-            None => f.write_str("--set: ")?,
+        if let Some(place) = &self.place {
+            write!(f, "{place}: ")?;
         }
         if !self.key.is_empty() {
             write!(f, "{}: ", self.key)?;

@@ -73,7 +73,7 @@ pub struct InputLock {
     /// In bytes.
     pub size: u64,
     /// What was found inside.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub facts: BTreeMap<String, String>,
 }
 

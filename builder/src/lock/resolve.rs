@@ -9,7 +9,8 @@ use std::sync::OnceLock;
 
 use super::apt::{self, HostSource};
 use super::hashes::HashCache;
-use super::{InputLock, Lock, SuiteLock, fetch, verify};
+use super::fetch::{FetchError, fetch};
+use super::{InputLock, Lock, SuiteLock, verify};
 use crate::diagnostic::{Kind, Problem, Problems, nearest};
 use crate::recipe::{Guest, Input, InputFrom, Resolved};
 
@@ -59,6 +60,8 @@ impl Tools {
 pub struct Change {
     /// The input's or suite's name.
     pub name: String,
+    /// A file of this host, which nobody publishes.
+    pub own_file: bool,
     /// SHA-256, size and facts before; `None` when it is new.
     pub old: Option<BTreeMap<String, String>>,
     /// The same, now.
@@ -72,7 +75,8 @@ impl fmt::Display for Change {
             let said: Vec<&str> = said.map(String::as_str).collect();
             return write!(f, "{}: new ({})", self.name, said.join(", "));
         };
-        write!(f, "{}: the publisher changed it", self.name)?;
+        let who = if self.own_file { "the file is another one" } else { "the publisher changed it" };
+        write!(f, "{}: {who}", self.name)?;
         let mut keys: Vec<&String> = old.keys().chain(self.new.keys()).collect();
         keys.sort();
         keys.dedup();
@@ -89,9 +93,17 @@ struct WantedSuite {
     /// The lock's name for it.
     name: String,
     suite: String,
+    /// What follows the release's name.
+    part: &'static str,
+    /// The recipe's own.
     mirror: Option<String>,
+}
+
+impl WantedSuite {
     /// The recipe cannot do without it.
-    must: bool,
+    fn must(&self) -> bool {
+        matches!(self.part, "" | "-backports")
+    }
 }
 
 impl Lock {
@@ -103,22 +115,23 @@ impl Lock {
         let mut problems = Problems::default();
         let mut changes = Vec::new();
         let guest = &recipe.recipe.guest;
-        let wanted = wanted_suites(guest, tools.host());
-        if let Err(problem) = check_names(update, recipe, &wanted) {
-            return Err(problem.into());
-        }
+        let wanted = wanted_suites(guest);
+        check_names(update, recipe, &wanted)?;
+        let release_is_locked = wanted.iter().any(|suite| suite.part.is_empty() && self.suites.contains_key(&suite.name));
         for suite in wanted {
             let old = self.suites.get(&suite.name);
-            if old.is_some() && !update.means(&suite.name) && !update.means(&guest.suite) {
+            // A suite that is optional and was not there when the release was locked is not asked for again each time.
+            let settled = old.is_some() || (release_is_locked && !suite.must());
+            if settled && !update.means(&suite.name) && !update.means(&guest.suite) {
                 continue;
             }
             match resolve_suite(&suite, guest, tools) {
-                Ok(new) => {
-                    push_change(&mut changes, &suite.name, old.map(suite_facts), suite_facts(&new));
+                Ok(Some(new)) => {
+                    push_change(&mut changes, &suite.name, false, old.map(suite_facts), suite_facts(&new));
                     self.suites.insert(suite.name, new);
                 }
-                Err(problem) if suite.must => problems.push(problem),
-                Err(_) => {}
+                Ok(None) => {}
+                Err(problem) => problems.push(problem),
             }
         }
         let inputs = self.inputs.entry(recipe.recipe.name.clone()).or_default();
@@ -130,7 +143,8 @@ impl Lock {
             }
             match resolve_input(name, input, tools) {
                 Ok(new) => {
-                    push_change(&mut changes, name, old.map(input_facts), input_facts(&new));
+                    let own_file = matches!(input.from, InputFrom::Path(_));
+                    push_change(&mut changes, name, own_file, old.map(input_facts), input_facts(&new));
                     inputs.insert(name.clone(), new);
                 }
                 Err(problem) => problems.push(problem),
@@ -142,7 +156,7 @@ impl Lock {
 
     /// The names that the lock gives to the suites of `guest`, as far as they are locked: the release itself first.
     pub(crate) fn suites_of(&self, guest: &Guest) -> Vec<(&str, &SuiteLock)> {
-        let wanted = wanted_suites(guest, &[]);
+        let wanted = wanted_suites(guest);
         let locked = wanted.iter().filter_map(|wanted| self.suites.get_key_value(&wanted.name));
         locked.map(|(name, lock)| (name.split('@').next().unwrap_or(name), lock)).collect()
     }
@@ -174,36 +188,42 @@ fn check_names(update: &Update, recipe: &Resolved, suites: &[WantedSuite]) -> Re
     Err(Problem { place: None, ..Problem::new(Kind::BadValue, "", what).fix(fix) })
 }
 
-fn wanted_suites(guest: &Guest, host: &[HostSource]) -> Vec<WantedSuite> {
-    let release = &guest.suite;
-    let all = [("", true, true), ("-updates", false, true), ("-security", false, false), ("-backports", true, true)];
-    let asked = all.into_iter().filter(|(part, ..)| *part != "-backports" || !guest.backports.is_empty());
-    asked
-        .map(|(part, must, in_mirror)| {
-            let suite = format!("{release}{part}");
-            // Security lives in an archive of its own: a recipe's mirror says nothing about it.
-            match guest.mirror.as_ref().filter(|_| in_mirror) {
-                Some(mirror) => {
-                    let mirror = mirror.trim_end_matches('/').to_owned();
-                    WantedSuite { name: format!("{suite}@{mirror}"), suite, mirror: Some(mirror), must }
-                }
-                None => WantedSuite { name: suite.clone(), mirror: apt::mirror_of(&suite, host), suite, must },
-            }
-        })
-        .collect()
+fn wanted_suites(guest: &Guest) -> Vec<WantedSuite> {
+    let parts = ["", "-updates", "-security", "-backports"].into_iter();
+    let parts = parts.filter(|part| *part != "-backports" || !guest.backports.is_empty());
+    let wanted = |part| {
+        let suite = format!("{}{part}", guest.suite);
+        // Security lives in an archive of its own: a recipe's mirror says nothing about it.
+        let mirror = guest.mirror.as_ref().filter(|_| part != "-security");
+        let mirror = mirror.map(|mirror| mirror.trim_end_matches('/').to_owned());
+        let name = mirror.as_ref().map_or_else(|| suite.clone(), |mirror| format!("{suite}@{mirror}"));
+        WantedSuite { name, suite, part, mirror }
+    };
+    parts.map(wanted).collect()
 }
 
-fn resolve_suite(wanted: &WantedSuite, guest: &Guest, tools: &mut Tools) -> Result<SuiteLock, Problem> {
-    let Some(mirror) = &wanted.mirror else {
+/// The suite as it is now; `None` if it is optional and does not exist.
+fn resolve_suite(wanted: &WantedSuite, guest: &Guest, tools: &mut Tools) -> Result<Option<SuiteLock>, Problem> {
+    let mirror = wanted.mirror.clone().or_else(|| apt::mirror_of(&wanted.suite, tools.host()));
+    let Some(mirror) = mirror else {
+        if !wanted.must() {
+            return Ok(None);
+        }
         let what = format!("this host's apt knows no Debian archive that could have '{}'", wanted.suite);
-        let fix = "set guest.mirror to a Debian mirror";
-        return Err(Problem { key: "guest.mirror".to_owned(), ..guest.suite_spot.problem(Kind::Missing, what).fix(fix) });
+        let problem = guest.mirror_spot.problem(Kind::Missing, what);
+        return Err(problem.fix("set guest.mirror to a Debian mirror"));
     };
+    let spot = if wanted.mirror.is_some() { &guest.mirror_spot } else { &guest.suite_spot };
     let url = format!("{mirror}/dists/{}/InRelease", wanted.suite);
-    let path = keep(&url, tools).map_err(|what| {
-        guest.suite_spot.problem(Kind::File, what).fix("check the network, the mirror's address and the suite's name")
-    })?;
-    let failed = |error: std::io::Error| guest.suite_spot.problem(Kind::File, format!("failed to read {url}: {error}"));
+    let path = match keep(&url, tools) {
+        Ok(path) => path,
+        Err(FetchError::NotThere(_)) if !wanted.must() => return Ok(None),
+        Err(error) => {
+            let fix = "check the network, the mirror's address and the suite's name";
+            return Err(spot.problem(Kind::File, error.sentence()).fix(fix));
+        }
+    };
+    let failed = |error: std::io::Error| spot.problem(Kind::File, format!("failed to read {url}: {error}"));
     let mut text = String::new();
     let file = fs::File::open(&path).map_err(failed)?;
     file.take(MAX_IN_RELEASE).read_to_string(&mut text).map_err(failed)?;
@@ -211,18 +231,19 @@ fn resolve_suite(wanted: &WantedSuite, guest: &Guest, tools: &mut Tools) -> Resu
     if facts.get("codename").map(|name| name.split('-').next()) != Some(guest.suite.split('-').next()) {
         let found = facts.get("codename").map_or("no codename", String::as_str);
         let what = format!("{url} is not of {}: it says {found}", guest.suite);
-        return Err(guest.suite_spot.problem(Kind::BadValue, what).fix("guest.suite takes a code name, such as bookworm"));
+        return Err(spot.problem(Kind::BadValue, what).fix("guest.suite takes a code name, such as bookworm"));
     }
     let sum = tools.hashes.sum(&path).map_err(failed)?;
     let components = vec!["main".to_owned()];
-    Ok(SuiteLock { mirror: mirror.clone(), components, sha256: sum.sha256, size: sum.size, facts })
+    Ok(Some(SuiteLock { mirror, components, sha256: sum.sha256, size: sum.size, facts }))
 }
 
 fn resolve_input(name: &str, input: &Input, tools: &mut Tools) -> Result<InputLock, Problem> {
     let path = match &input.from {
         InputFrom::Path(path) => path.clone(),
         InputFrom::Url(url) => {
-            let failed = |what| input.spot.problem(Kind::File, what).fix("check the network and the address");
+            let failed =
+                |error: FetchError| input.spot.problem(Kind::File, error.sentence()).fix("check the network and the address");
             keep(url, tools).map_err(failed)?
         }
     };
@@ -238,13 +259,15 @@ fn resolve_input(name: &str, input: &Input, tools: &mut Tools) -> Result<InputLo
 }
 
 /// Fetches `url` into the folder of inputs, under its SHA-256.
-fn keep(url: &str, tools: &mut Tools) -> Result<PathBuf, String> {
+fn keep(url: &str, tools: &Tools) -> Result<PathBuf, FetchError> {
     use std::os::unix::fs::PermissionsExt;
-    let cannot = |error: std::io::Error| format!("failed to keep {url} in {}: {error}", tools.inputs.display());
+    let cannot = |error: std::io::Error| {
+        FetchError::Failed(format!("failed to keep {url} in {}: {error}", tools.inputs.display()))
+    };
     fs::create_dir_all(&tools.inputs).map_err(cannot)?;
     let aside = tempfile::Builder::new().prefix(".fetching-").tempdir_in(&tools.inputs).map_err(cannot)?;
     let file = aside.path().join("file");
-    fetch::fetch(url, &file)?;
+    fetch(url, &file)?;
     fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).map_err(cannot)?;
     let mut open = fs::File::open(&file).map_err(cannot)?;
     let sha256 = super::hashes::sha256_of(&mut open).map_err(cannot)?;
@@ -257,11 +280,12 @@ fn keep(url: &str, tools: &mut Tools) -> Result<PathBuf, String> {
 fn push_change(
     changes: &mut Vec<Change>,
     name: &str,
+    own_file: bool,
     old: Option<BTreeMap<String, String>>,
     new: BTreeMap<String, String>,
 ) {
     if old.as_ref() != Some(&new) {
-        changes.push(Change { name: name.to_owned(), old, new });
+        changes.push(Change { name: name.to_owned(), own_file, old, new });
     }
 }
 

@@ -142,9 +142,15 @@ fn sources(guest: &Guest, lock: &Lock) -> Result<Vec<AptSource>, Problem> {
 
 /// The files of one `[[guest.files]]` or `copy`, folders expanded.
 fn files_in(ask: &FileAsk, recipe: &Recipe, lock: &Lock, facts: &Facts) -> Result<Vec<FileIn>, Problem> {
+    // "/opt/" means into that folder, under the file's own name.
+    let name = match &ask.from {
+        CopyFrom::Path(path) if ask.to.ends_with('/') => path.file_name().and_then(|name| name.to_str()),
+        CopyFrom::Input(name) if ask.to.ends_with('/') => Some(name.as_str()),
+        _ => None,
+    };
     let one = |from, sha256, own_mode| FileIn {
         from,
-        to: ask.to.clone(),
+        to: format!("{}{}", ask.to, name.unwrap_or_default()),
         mode: ask.mode.unwrap_or(own_mode),
         owner: ask.owner.clone(),
         sha256,
@@ -321,10 +327,10 @@ fn would_take<'a>(request: &CardRequest, cards: &'a [HostCard], taken: &mut Vec<
 impl CardRequest {
     /// Everything that is asked for holds for `card`.
     fn fits(&self, card: &HostCard) -> bool {
-        let short = |address: &str| address.trim_start_matches("0000:").to_owned();
+        let short = |address: &str| address.trim_start_matches("0000:").trim_end_matches(".0").to_owned();
         self.address.as_deref().is_none_or(|address| short(address) == short(&card.address))
             && self.id.as_deref().is_none_or(|id| id.eq_ignore_ascii_case(&card.id))
-            && self.model.as_deref().is_none_or(|model| card.name.to_lowercase().contains(&model.to_lowercase()))
+            && self.model.as_deref().is_none_or(|model| no43_host::lease::is_model(&card.name, model))
     }
 }
 

@@ -24,7 +24,7 @@ pub(crate) fn load(path: &Path, sets: &[String]) -> Result<Loaded, Problems> {
     let mut problems = Problems::default();
     for set in sets {
         if let Err(problem) = apply_set(&mut table, set) {
-            problems.push(problem);
+            problems.push(problem.at(Place::whole("--set")));
         }
     }
     Ok(Loaded { table, files: chain.files, problems })

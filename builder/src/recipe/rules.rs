@@ -284,6 +284,7 @@ impl Rules<'_> {
             leave_out: at.texts("leave-out"),
             initrd_modules: at.texts("initrd-modules"),
             suite_spot: at.spot("suite"),
+            mirror_spot: at.spot("mirror"),
         })
     }
 

@@ -33,15 +33,15 @@ pub enum Origin {
 }
 
 impl Origin {
-    /// For a problem's place; `--set` has none.
+    /// For a problem's place; a default has none.
     #[must_use]
     pub fn place(&self) -> Option<Place> {
         match self {
             Self::File { file, line, column } => {
                 Some(Place { file: file.to_path_buf(), line: *line, column: *column })
             }
-            Self::Default { line } => Some(Place { file: "(defaults)".into(), line: *line, column: 1 }),
-            Self::Set(_) => None,
+            Self::Default { .. } => None,
+            Self::Set(_) => Some(Place::whole("--set")),
         }
     }
 

@@ -36,7 +36,7 @@ pub struct Recipe {
 pub struct Spot {
     /// Dotted path of the key.
     pub key: String,
-    /// `None` for `--set`.
+    /// `None` for a default.
     pub place: Option<Place>,
 }
 
@@ -92,6 +92,8 @@ pub struct Guest {
     pub initrd_modules: Vec<String>,
     /// Of `guest.suite`, for problems with the lock.
     pub suite_spot: Spot,
+    /// Of `guest.mirror`, or of the table.
+    pub mirror_spot: Spot,
 }
 
 /// One of `[[guest.files]]`.

@@ -4,6 +4,7 @@
 //! journal entries are on disk before the first write. Each write runs in a child with a limit: a driver that hangs in
 //! unbind never comes back, so its card goes into quarantine and nothing is tried a second time.
 
+use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -156,6 +157,23 @@ pub struct GivenBack {
     pub functions: Vec<FunctionBack>,
     /// Why the card is in quarantine now; `None` when all is well.
     pub quarantined: Option<String>,
+}
+
+impl fmt::Display for GivenBack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "no driver".into());
+        for (n, back) in self.functions.iter().enumerate() {
+            let comma = if n == 0 { "" } else { ", " };
+            write!(f, "{comma}{} {}", back.address.short(), name(&back.driver_now))?;
+            if back.driver_now != back.driver_before {
+                write!(f, " (had {})", name(&back.driver_before))?;
+            }
+        }
+        match &self.quarantined {
+            Some(why) => write!(f, "; in quarantine: {why}"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl GivenBack {

@@ -11,6 +11,7 @@ mod names;
 mod process;
 mod raw;
 mod roots;
+mod size;
 
 pub mod card;
 pub mod doctor;
@@ -35,4 +36,5 @@ pub use lease::{CardRequest, Lease, LeaseError, lease};
 pub use privilege::Privilege;
 pub use process::ProcessRef;
 pub use roots::Roots;
+pub use size::size;
 pub use state::{StateDir, StateError};

@@ -2,6 +2,8 @@
 //!
 //! First question, always: does the QEMU still live? A living one is adopted by whoever wants it and never touched here.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
 use crate::binding::{Limits, Place};
@@ -41,6 +43,20 @@ pub enum Left {
     },
     /// Nothing but a promise in a file.
     Nothing,
+}
+
+impl fmt::Display for Pending {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let cards = self.cards.join(", ");
+        write!(f, "run '{}' (process {}, which is gone)", self.holder, self.pid)?;
+        match &self.left {
+            Left::RunningMachine { machine } => {
+                write!(f, " has left a machine running with {cards} (process {})", machine.process.pid)
+            }
+            Left::BoundFunctions { .. } => write!(f, " has left {cards} bound to vfio-pci: no43 release gives it back"),
+            Left::Nothing => write!(f, " has left only its lease of {cards}: no43 release removes it"),
+        }
+    }
 }
 
 /// What recovery did.

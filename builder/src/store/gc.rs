@@ -34,7 +34,7 @@ pub struct Collected {
 }
 
 /// What a full check of one image found.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize)]
 pub struct Verified {
     /// The image.
     pub key: Key,
@@ -45,7 +45,7 @@ pub struct Verified {
 }
 
 /// One file that is not what it was.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Fault {
     /// The file's name.
     pub name: String,

@@ -1,0 +1,41 @@
+//! Ctrl-C: once asks the run to stop in order, twice leaves at once.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+
+use no43_harness::exit_codes;
+use no43_harness::stop::Stop;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// The signals by which people and services end a program.
+const ENDING: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
+
+/// A stop token that the first ending signal sets. The second one ends the process; what the run then leaves bound is
+/// given back by the next command that changes something.
+pub(crate) fn stop_token() -> std::io::Result<Stop> {
+    let asked = Arc::new(AtomicBool::new(false));
+    for signal in ENDING {
+        // In this order: the first signal finds the flag unset, and sets it for the second.
+        signal_hook::flag::register_conditional_shutdown(
+            signal,
+            i32::from(exit_codes::INTERRUPTED),
+            Arc::clone(&asked),
+        )?;
+        signal_hook::flag::register(signal, Arc::clone(&asked))?;
+    }
+    Ok(Stop::from_flag(asked))
+}
+
+/// How often an ending signal has come, for a run that passes the first one on and decides itself about the second.
+pub(crate) fn interrupt_counter() -> std::io::Result<impl Fn() -> u32 + Sync> {
+    let count = Arc::new(AtomicU32::new(0));
+    let mut signals = Signals::new(ENDING)?;
+    let counted = Arc::clone(&count);
+    std::thread::spawn(move || {
+        for _ in signals.forever() {
+            counted.fetch_add(1, Ordering::SeqCst);
+        }
+    });
+    Ok(move || count.load(Ordering::SeqCst))
+}

@@ -143,7 +143,7 @@ fn mmdebstrap(base: &DebianBase, work: &Path, tree: &Path, cache: &Path) -> Resu
     fs::create_dir_all(cache).map_err(StoreError::io("create", cache))?;
     fs::create_dir_all(work.join("out")).map_err(StoreError::io("create", work))?;
     fs::create_dir_all(work.join("archives")).map_err(StoreError::io("create", work))?;
-    let mut command = child::command(&tool("mmdebstrap", "mmdebstrap")?);
+    let mut command = child::supervised(&tool("mmdebstrap", "mmdebstrap")?);
     // INITRD=No keeps the kernel's package from making an initrd at once: later there is more to put into it, or it is ours.
     command.current_dir(work).env("TMPDIR", tree).env("INITRD", "No").env("LC_ALL", "C.UTF-8");
     command.args(["--mode=unshare", "--format=null"]);
@@ -177,7 +177,8 @@ fn early(base: &DebianBase, ids: &DiskIds, layout: Layout) -> Vec<Entry> {
     entries.push(in_tmp("grub.cfg", include_str!("debian/grub.cfg")));
     entries.push(in_tmp("settings", &settings(base, ids, layout)));
     entries.push(in_tmp("indexes", &base.sources.iter().map(|s| format!("{} {}\n", s.suite, s.in_release_sha256)).collect::<String>()));
-    let owned = base.files.iter().filter(|file| file.owner != "root:root");
+    // Everything in a home is given to its user first, so what is root's there must be said as well.
+    let owned = base.files.iter().filter(|file| file.owner != "root:root" || file.to.starts_with("/home/"));
     entries.push(in_tmp("owners", &owned.map(|file| format!("{} {}\n", file.owner, file.to)).collect::<String>()));
     entries
 }
@@ -282,12 +283,15 @@ fn phase(line: &str) -> Option<&str> {
     line.strip_prefix("no43: phase ").or_else(|| PHASES.iter().find(|(start, _)| line.starts_with(start)).map(|(_, phase)| *phase))
 }
 
-/// Errors that our scripts report in a line of their own.
+/// Errors that are worth more than a tool's last lines.
 fn said_by_us(line: &str) -> Result<(), BuildError> {
     if let Some(rest) = line.strip_prefix("no43: index ")
         && let [suite, locked, now] = rest.split(' ').collect::<Vec<_>>()[..]
     {
         return Err(BuildError::IndexChanged { suite: suite.to_owned(), locked: locked.to_owned(), now: now.to_owned() });
+    }
+    if let Some(name) = line.trim_start().strip_prefix("E: Unable to locate package ") {
+        return Err(BuildError::Recipe(format!("guest.packages: there is no package '{name}' in the suites of this recipe")));
     }
     match line.strip_prefix("no43: failed ") {
         Some(what) => Err(BuildError::Recipe(what.to_owned())),
@@ -330,3 +334,6 @@ fn shell_quoted(text: &str) -> String {
 fn shell_word(path: &Path) -> String {
     shell_quoted(&path.to_string_lossy())
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,7 +4,7 @@
 //! mounted anywhere. Kernel and initrd lie beside the disk only where a machine is started with them directly.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
@@ -53,11 +53,6 @@ impl Image {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.manifest.files.iter().map(|file| file.bytes).sum()
-    }
-
-    /// The folder of a layer in the same store.
-    pub(crate) fn beside(&self, key: &Key) -> PathBuf {
-        self.dir.parent().unwrap_or(Path::new("..")).join(key.as_str())
     }
 }
 

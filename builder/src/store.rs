@@ -280,3 +280,6 @@ fn short_list(keys: &[Key]) -> String {
     keys.iter().map(Key::short).collect::<Vec<_>>().join(", ")
 }
 
+
+#[cfg(test)]
+mod tests;

@@ -10,7 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::BuildError;
 
@@ -30,11 +30,32 @@ pub(crate) fn tool(name: &'static str, package: &'static str) -> Result<PathBuf,
     folders.map(|folder| folder.join(name)).find(|path| path.is_file()).ok_or(BuildError::MissingTool { name, package })
 }
 
-/// A command that is ended by the kernel (`SIGTERM`) when we die, in a process group of its own: a Ctrl-C on the terminal
-/// reaches us alone, and we decide what becomes of the child.
+/// A command that the kernel kills when we die, in a process group of its own: a Ctrl-C on the terminal reaches us alone,
+/// and we decide what becomes of the child.
 pub(crate) fn command(program: &Path) -> Command {
+    dying_with_us("KILL", program)
+}
+
+/// As [`command`], for a program that starts others and cleans up when all of them are asked to end. mmdebstrap itself
+/// ignores SIGTERM and counts on a terminal that signals the whole group, so a shell stands in for the terminal.
+pub(crate) fn supervised(program: &Path) -> Command {
+    // An asynchronous command would get /dev/null as its input, so ours goes by descriptor 3.
+    const SUPERVISOR: &str = r#"
+        exec 3<&0
+        "$@" <&3 3<&- &
+        child=$!
+        stop() { trap '' TERM; kill -TERM 0; (sleep "$CLEAN_UP_LIMIT"; kill -KILL 0) & wait "$child"; kill -KILL 0; }
+        trap stop TERM
+        wait "$child"
+    "#;
+    let mut command = dying_with_us("TERM", Path::new("/bin/sh"));
+    command.args(["-c", SUPERVISOR, "sh"]).arg(program).env("CLEAN_UP_LIMIT", CLEAN_UP_LIMIT.as_secs().to_string());
+    command
+}
+
+fn dying_with_us(signal: &str, program: &Path) -> Command {
     let mut command = Command::new("setpriv");
-    command.args([OsStr::new("--pdeathsig"), OsStr::new("TERM"), OsStr::new("--"), program.as_os_str()]);
+    command.args([OsStr::new("--pdeathsig"), OsStr::new(signal), OsStr::new("--"), program.as_os_str()]);
     command.process_group(0).stdin(Stdio::null());
     command
 }
@@ -105,16 +126,15 @@ fn read_lines(reader: impl Read, sender: &mpsc::SyncSender<String>) {
     }
 }
 
-/// Asks the whole group to stop, waits for its clean-up, and then insists.
+/// Asks the leader of the group to stop, waits for the clean-up, and then insists.
 fn end(child: &mut Child) {
-    let group = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let signal = |signal| group.map(|group| kill_process_group(group, signal));
-    signal(Signal::TERM);
+    let Some(leader) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else { return };
+    let _ = kill_process(leader, Signal::TERM);
     let insist = Instant::now() + CLEAN_UP_LIMIT;
     while matches!(child.try_wait(), Ok(None)) && Instant::now() < insist {
         std::thread::sleep(LOOK_AGAIN);
     }
-    signal(Signal::KILL);
+    let _ = kill_process_group(leader, Signal::KILL);
     let _ = child.wait();
 }
 
@@ -134,7 +154,7 @@ mod tests {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     fn shell(script: &str) -> Command {
-        let mut sh = command(Path::new("/bin/sh"));
+        let mut sh = supervised(Path::new("/bin/sh"));
         sh.args(["-c", script]);
         sh
     }
@@ -143,7 +163,7 @@ mod tests {
     fn lines_arrive_and_a_failure_shows_the_last_ones() {
         let mut seen = Vec::new();
         let mut log = tempfile::tempfile().unwrap();
-        let error = run("sh", shell("echo one; echo two >&2; exit 3"), &mut log, &|| false, &mut |line| {
+        let error = run("sh", shell("cat; echo one; echo two >&2; exit 3"), &mut log, &|| false, &mut |line| {
             seen.push(line.to_owned());
             Ok(())
         });

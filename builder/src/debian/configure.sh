@@ -27,6 +27,10 @@ if [ -n "$USER_NAME" ]; then
     done
     # '!' is a locked password: nobody can log in with it. The real one is set when a machine starts.
     inside useradd --create-home --shell /bin/bash --password '!' --groups "$(echo $USER_GROUPS | tr ' ' ,)" "$USER_NAME"
+    # Files of the recipe may have made the home before its user was there; then useradd left it alone.
+    cp -r --no-clobber "$root/etc/skel/." "$root/home/$USER_NAME"
+    chmod 700 "$root/home/$USER_NAME"
+    inside chown --recursive --no-dereference "$USER_NAME:" "/home/$USER_NAME"
 fi
 while read -r owner path; do
     inside chown --no-dereference "$owner" "$path" || fail "files: cannot give $path to '$owner'"

@@ -115,7 +115,13 @@ fn write_canonical(value: &Value, out: &mut String) {
     }
 }
 
-fn write_list<T>(open: char, close: char, out: &mut String, items: impl IntoIterator<Item = T>, each: impl Fn(T, &mut String)) {
+fn write_list<T>(
+    open: char,
+    close: char,
+    out: &mut String,
+    items: impl IntoIterator<Item = T>,
+    each: impl Fn(T, &mut String),
+) {
     out.push(open);
     for (n, item) in items.into_iter().enumerate() {
         if n > 0 {
@@ -133,7 +139,10 @@ mod tests {
 
     #[test]
     fn the_order_of_keys_does_not_count() {
-        assert_eq!(canonical_json(&json!({"b": [1, {"y": null, "x": "é\n"}], "a": true})), r#"{"a":true,"b":[1,{"x":"é\n","y":null}]}"#);
+        assert_eq!(
+            canonical_json(&json!({"b": [1, {"y": null, "x": "é\n"}], "a": true})),
+            r#"{"a":true,"b":[1,{"x":"é\n","y":null}]}"#
+        );
         assert_eq!(Key::of(None, &json!({"a": 1, "b": 2})), Key::of(None, &json!({"b": 2, "a": 1})));
     }
 

@@ -96,10 +96,12 @@ impl Lock {
         let path = recipe.with_file_name(FILE_NAME);
         match fs::read_to_string(&path) {
             Ok(text) => Self::parse(&text, &path),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Self { path, ..Self::default() }),
-            Err(error) => {
-                Err(Problem::new(Kind::File, "", format!("failed to read the lock: {error}")).at(Place::whole(path)).into())
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                Ok(Self { path, ..Self::default() })
             }
+            Err(error) => Err(Problem::new(Kind::File, "", format!("failed to read the lock: {error}"))
+                .at(Place::whole(path))
+                .into()),
         }
     }
 
@@ -116,11 +118,16 @@ impl Lock {
         })?;
         if file.version != VERSION {
             let what = format!("the lock has version {}, and this no43 writes {VERSION}", file.version);
-            return Err(Problem::new(Kind::BadValue, "version", what).at(Place::whole(path)).fix(again).into());
+            return Err(Problem::new(Kind::BadValue, "version", what)
+                .at(Place::whole(path))
+                .fix(again)
+                .into());
         }
         let lock = Self { path: path.to_owned(), suites: file.suite, inputs: file.input };
         let wrong = lock.sums().find(|(_, sha256)| !is_sha256_hex(sha256));
-        let Some((name, sha256)) = wrong.map(|(name, sha256)| (name, sha256.to_owned())) else { return Ok(lock) };
+        let Some((name, sha256)) = wrong.map(|(name, sha256)| (name, sha256.to_owned())) else {
+            return Ok(lock);
+        };
         let what = format!("'{sha256}' is no SHA-256");
         Err(Problem::new(Kind::BadValue, name, what).at(Place::whole(path)).fix(again).into())
     }

@@ -15,7 +15,9 @@ use std::path::{Path, PathBuf};
 
 pub use defaults::TEXT as DEFAULTS;
 pub use show::Shown;
-pub use typed::{CardAsk, CopyFrom, FileAsk, Guest, Input, InputFrom, MachineAsk, Recipe, Spot, Step, StepAsk};
+pub use typed::{
+    CardAsk, CopyFrom, FileAsk, Guest, Input, InputFrom, MachineAsk, Recipe, Spot, Step, StepAsk,
+};
 
 use crate::diagnostic::Problems;
 use crate::schema;
@@ -44,11 +46,8 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Resolved, Problems> {
     let tree = defaults.under(loaded.table);
     let mut problems = loaded.problems;
     schema::check(&tree, schema::RECIPE, &mut problems);
-    let recipe = if problems.is_empty() {
-        rules::recipe(&tree, path, &defaults, &mut problems)
-    } else {
-        None
-    };
+    let recipe =
+        if problems.is_empty() { rules::recipe(&tree, path, &defaults, &mut problems) } else { None };
     problems.sort();
     problems.into_result()?;
     let recipe = recipe.expect("a recipe without problems is whole");

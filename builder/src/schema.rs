@@ -32,7 +32,10 @@ pub(crate) enum Status {
 /// What a value looks like.
 pub(crate) enum Kind {
     Bool,
-    Int { min: i64, max: i64 },
+    Int {
+        min: i64,
+        max: i64,
+    },
     Text(Form),
     /// One of these words.
     OneOf(&'static [Word]),

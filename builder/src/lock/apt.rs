@@ -38,7 +38,9 @@ pub fn host_sources() -> Vec<HostSource> {
 fn parse_index_targets(text: &str) -> Vec<HostSource> {
     let mut sources: Vec<HostSource> = Vec::new();
     for line in text.lines() {
-        let [created_by, release, origin, mirror] = line.split('\t').collect::<Vec<_>>()[..] else { continue };
+        let [created_by, release, origin, mirror] = line.split('\t').collect::<Vec<_>>()[..] else {
+            continue;
+        };
         let source = HostSource {
             release: release.to_owned(),
             origin: origin.to_owned(),
@@ -71,7 +73,9 @@ pub fn mirror_of(suite: &str, sources: &[HostSource]) -> Option<String> {
 /// What an `InRelease` (signed or not) says about itself; only lines of its own header, never of its file lists.
 #[must_use]
 pub fn in_release_facts(text: &str) -> BTreeMap<String, String> {
-    let body = text.lines().skip_while(|line| line.starts_with("-----") || line.starts_with("Hash:") || line.is_empty());
+    let body = text
+        .lines()
+        .skip_while(|line| line.starts_with("-----") || line.starts_with("Hash:") || line.is_empty());
     let mut facts = BTreeMap::new();
     for line in body.take_while(|line| !line.starts_with("-----")) {
         let Some((key, value)) = line.split_once(':') else { continue };

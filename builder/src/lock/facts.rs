@@ -30,7 +30,8 @@ const LABEL_AT: u64 = 0x8028;
 pub(super) fn of(path: &Path) -> io::Result<BTreeMap<String, String>> {
     let file = File::open(path)?;
     let mut facts = BTreeMap::new();
-    let Some((.., kind)) = KINDS.iter().find(|(at, magic, _)| read_at::<32>(&file, *at).starts_with(magic)) else {
+    let Some((.., kind)) = KINDS.iter().find(|(at, magic, _)| read_at::<32>(&file, *at).starts_with(magic))
+    else {
         return Ok(facts);
     };
     facts.insert("kind".to_owned(), (*kind).to_owned());

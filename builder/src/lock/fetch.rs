@@ -34,7 +34,14 @@ pub(super) fn fetch(url: &str, to: &Path) -> Result<(), FetchError> {
         });
     }
     let output = Command::new(APT_HELPER)
-        .args(["-o", "Acquire::Retries=2", "-o", "Acquire::http::Timeout=30", "-o", "Acquire::https::Timeout=30"])
+        .args([
+            "-o",
+            "Acquire::Retries=2",
+            "-o",
+            "Acquire::http::Timeout=30",
+            "-o",
+            "Acquire::https::Timeout=30",
+        ])
         .args(["download-file", url])
         .arg(to)
         .stdin(Stdio::null())
@@ -47,7 +54,8 @@ pub(super) fn fetch(url: &str, to: &Path) -> Result<(), FetchError> {
         return Ok(());
     }
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    let reason = said.lines().find(|line| line.starts_with("E:") || line.starts_with("Err:")).unwrap_or(said.trim());
+    let reason =
+        said.lines().find(|line| line.starts_with("E:") || line.starts_with("Err:")).unwrap_or(said.trim());
     let reason: String = reason.chars().filter(|c| !c.is_control()).take(300).collect();
     let reason = reason.trim_start_matches("E: ").trim_start_matches("Failed to fetch ").replace(url, "");
     let sentence = format!("failed to fetch {url}: {}", reason.trim());

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::apt::{self, HostSource};
-use super::hashes::HashCache;
 use super::fetch::{FetchError, fetch};
+use super::hashes::HashCache;
 use super::{InputLock, Lock, SuiteLock, verify};
 use crate::diagnostic::{Kind, Problem, Problems, nearest};
 use crate::recipe::{Guest, Input, InputFrom, Resolved};
@@ -81,7 +81,9 @@ impl fmt::Display for Change {
         keys.sort();
         keys.dedup();
         for key in keys.into_iter().filter(|key| old.get(*key) != self.new.get(*key)) {
-            let show = |facts: &BTreeMap<String, String>| facts.get(key).map_or("(nothing)".to_owned(), Clone::clone);
+            let show = |facts: &BTreeMap<String, String>| {
+                facts.get(key).map_or("(nothing)".to_owned(), Clone::clone)
+            };
             write!(f, "\n    {key}   {} → {}", show(old), show(&self.new))?;
         }
         Ok(())
@@ -111,13 +113,19 @@ impl Lock {
     ///
     /// # Errors
     /// Everything that could not be found or fetched; the lock may then be changed in part, and is best not saved.
-    pub fn resolve(&mut self, recipe: &Resolved, update: &Update, tools: &mut Tools) -> Result<Vec<Change>, Problems> {
+    pub fn resolve(
+        &mut self,
+        recipe: &Resolved,
+        update: &Update,
+        tools: &mut Tools,
+    ) -> Result<Vec<Change>, Problems> {
         let mut problems = Problems::default();
         let mut changes = Vec::new();
         let guest = &recipe.recipe.guest;
         let wanted = wanted_suites(guest);
         check_names(update, recipe, &wanted)?;
-        let release_is_locked = wanted.iter().any(|suite| suite.part.is_empty() && self.suites.contains_key(&suite.name));
+        let release_is_locked =
+            wanted.iter().any(|suite| suite.part.is_empty() && self.suites.contains_key(&suite.name));
         for suite in wanted {
             let old = self.suites.get(&suite.name);
             // A suite that is optional and was not there when the release was locked is not asked for again each time.
@@ -166,7 +174,9 @@ impl Update {
     fn means(&self, name: &str) -> bool {
         match self {
             Self::Missing => false,
-            Self::Names(names) => names.iter().any(|wanted| name == wanted || name.split('@').next() == Some(wanted)),
+            Self::Names(names) => {
+                names.iter().any(|wanted| name == wanted || name.split('@').next() == Some(wanted))
+            }
             Self::All => true,
         }
     }
@@ -177,7 +187,8 @@ fn check_names(update: &Update, recipe: &Resolved, suites: &[WantedSuite]) -> Re
     let Update::Names(names) = update else { return Ok(()) };
     let suites = suites.iter().map(|wanted| wanted.suite.as_str());
     let known: Vec<&str> = suites.chain(recipe.recipe.inputs.keys().map(String::as_str)).collect();
-    let Some(unknown) = names.iter().find(|name| !known.contains(&name.split('@').next().unwrap_or(name))) else {
+    let Some(unknown) = names.iter().find(|name| !known.contains(&name.split('@').next().unwrap_or(name)))
+    else {
         return Ok(());
     };
     let fix = match nearest(unknown, known.iter().copied()) {
@@ -203,7 +214,11 @@ fn wanted_suites(guest: &Guest) -> Vec<WantedSuite> {
 }
 
 /// The suite as it is now; `None` if it is optional and does not exist.
-fn resolve_suite(wanted: &WantedSuite, guest: &Guest, tools: &mut Tools) -> Result<Option<SuiteLock>, Problem> {
+fn resolve_suite(
+    wanted: &WantedSuite,
+    guest: &Guest,
+    tools: &mut Tools,
+) -> Result<Option<SuiteLock>, Problem> {
     let mirror = wanted.mirror.clone().or_else(|| apt::mirror_of(&wanted.suite, tools.host()));
     let Some(mirror) = mirror else {
         if !wanted.must() {
@@ -231,7 +246,9 @@ fn resolve_suite(wanted: &WantedSuite, guest: &Guest, tools: &mut Tools) -> Resu
     if facts.get("codename").map(|name| name.split('-').next()) != Some(guest.suite.split('-').next()) {
         let found = facts.get("codename").map_or("no codename", String::as_str);
         let what = format!("{url} is not of {}: it says {found}", guest.suite);
-        return Err(spot.problem(Kind::BadValue, what).fix("guest.suite takes a code name, such as bookworm"));
+        return Err(spot
+            .problem(Kind::BadValue, what)
+            .fix("guest.suite takes a code name, such as bookworm"));
     }
     let sum = tools.hashes.sum(&path).map_err(failed)?;
     let components = vec!["main".to_owned()];
@@ -242,8 +259,9 @@ fn resolve_input(name: &str, input: &Input, tools: &mut Tools) -> Result<InputLo
     let path = match &input.from {
         InputFrom::Path(path) => path.clone(),
         InputFrom::Url(url) => {
-            let failed =
-                |error: FetchError| input.spot.problem(Kind::File, error.sentence()).fix("check the network and the address");
+            let failed = |error: FetchError| {
+                input.spot.problem(Kind::File, error.sentence()).fix("check the network and the address")
+            };
             keep(url, tools).map_err(failed)?
         }
     };

@@ -21,7 +21,12 @@ impl Lock {
     ///
     /// # Errors
     /// Inputs that are not locked, not there, or not what was locked: all of them.
-    pub fn verify(&self, recipe: &Resolved, inputs: &Path, hashes: &mut HashCache) -> Result<Vec<Verified>, Problems> {
+    pub fn verify(
+        &self,
+        recipe: &Resolved,
+        inputs: &Path,
+        hashes: &mut HashCache,
+    ) -> Result<Vec<Verified>, Problems> {
         let mut problems = Problems::default();
         let mut verified = Vec::new();
         for (name, input) in &recipe.recipe.inputs {

@@ -136,7 +136,13 @@ fn find(path: &Path, hashes: &mut HashCache) -> Result<Vec<FoundFile>, String> {
     if !meta.is_dir() {
         let sum = hashes.sum(path).map_err(|error| failed(path, &error))?;
         let mode = mode_of(&meta);
-        return Ok(vec![FoundFile { path: path.to_owned(), below: String::new(), mode, sha256: sum.sha256, link: None }]);
+        return Ok(vec![FoundFile {
+            path: path.to_owned(),
+            below: String::new(),
+            mode,
+            sha256: sum.sha256,
+            link: None,
+        }]);
     }
     let mut found = Vec::new();
     let mut folders = vec![(path.to_owned(), String::new())];
@@ -144,7 +150,8 @@ fn find(path: &Path, hashes: &mut HashCache) -> Result<Vec<FoundFile>, String> {
         for entry in fs::read_dir(&folder).map_err(|error| failed(&folder, &error))? {
             let entry = entry.map_err(|error| failed(&folder, &error))?;
             let path = entry.path();
-            let name = entry.file_name().into_string().map_err(|_| format!("{} is not UTF-8", path.display()))?;
+            let name =
+                entry.file_name().into_string().map_err(|_| format!("{} is not UTF-8", path.display()))?;
             if name.contains(char::is_control) {
                 return Err(format!("{} has a control character in its name", path.display()));
             }

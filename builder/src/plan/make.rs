@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
-    AptSource, BaseUser, CardFunctions, CardRequest, CardWish, DebianBase, Facts, FileIn, FileSource, GuestPlan,
-    HostCard, HostFacts, LayerPlan, LayerWhat, MachinePlan, Plan, StepPlan,
+    AptSource, BaseUser, CardFunctions, CardRequest, CardWish, DebianBase, Facts, FileIn, FileSource,
+    GuestPlan, HostCard, HostFacts, LayerPlan, LayerWhat, MachinePlan, Plan, StepPlan,
 };
 use crate::diagnostic::{Kind, Problem, Problems};
 use crate::key::{Key, hex};
@@ -29,7 +29,8 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
     let machine = machine(&recipe.machine, facts.host.as_ref(), &mut notes);
     let base = base(recipe, lock, facts)?;
     if !base.sources.iter().any(|source| source.suite.ends_with("-security")) {
-        let note = format!("no archive with security updates of {} is locked: the guest has none", base.suite);
+        let note =
+            format!("no archive with security updates of {} is locked: the guest has none", base.suite);
         notes.push(note);
     }
     let mut layers = vec![base_layer(base)];
@@ -40,7 +41,11 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
     Ok(Plan {
         name: recipe.name.clone(),
         recipe_file: resolved.path.clone(),
-        guest: GuestPlan { os: recipe.guest.os.clone(), init: recipe.guest.init, user: recipe.guest.user.clone() },
+        guest: GuestPlan {
+            os: recipe.guest.os.clone(),
+            init: recipe.guest.init,
+            user: recipe.guest.user.clone(),
+        },
         layers,
         machine,
         cards: cards(&recipe.cards, facts.host.as_ref()),
@@ -125,8 +130,12 @@ fn locale(language: &str) -> String {
 
 fn sources(guest: &Guest, lock: &Lock) -> Result<Vec<AptSource>, Problem> {
     let locked = lock.suites_of(guest);
-    let must = [Some(guest.suite.clone()), (!guest.backports.is_empty()).then(|| format!("{}-backports", guest.suite))];
-    if let Some(missing) = must.iter().flatten().find(|suite| !locked.iter().any(|(name, _)| name == *suite)) {
+    let must = [
+        Some(guest.suite.clone()),
+        (!guest.backports.is_empty()).then(|| format!("{}-backports", guest.suite)),
+    ];
+    if let Some(missing) = must.iter().flatten().find(|suite| !locked.iter().any(|(name, _)| name == *suite))
+    {
         let what = format!("'{missing}' is not in {}", lock.path.display());
         return Err(guest.suite_spot.problem(Kind::NotLocked, what).fix("run no43 lock"));
     }
@@ -163,7 +172,8 @@ fn files_in(ask: &FileAsk, recipe: &Recipe, lock: &Lock, facts: &Facts) -> Resul
             let input = recipe.inputs.get(name).expect("the recipe's rules know every input");
             let locked = lock.input(&recipe.name, name, input)?;
             let path = facts.inputs.get(name);
-            let path = path.ok_or_else(|| ask.spot.problem(Kind::File, format!("input '{name}' was not looked at")))?;
+            let path = path
+                .ok_or_else(|| ask.spot.problem(Kind::File, format!("input '{name}' was not looked at")))?;
             Ok(vec![one(FileSource::Path(path.clone()), locked.sha256.clone(), 0o644)])
         }
         CopyFrom::Path(path) => {
@@ -309,14 +319,16 @@ fn cards(asks: &[CardAsk], host: Option<&HostFacts>) -> Vec<CardWish> {
 /// A sentence about what the host would lend; says nothing about what it will be when the lease is taken.
 fn would_take<'a>(request: &CardRequest, cards: &'a [HostCard], taken: &mut Vec<&'a HostCard>) -> String {
     let fits: Vec<&HostCard> = cards.iter().filter(|card| request.fits(card)).collect();
-    let free = fits.iter().filter(|card| card.ready && !taken.iter().any(|known| known.address == card.address));
+    let free =
+        fits.iter().filter(|card| card.ready && !taken.iter().any(|known| known.address == card.address));
     let chosen: Vec<&HostCard> = free.copied().take(request.count as usize).collect();
     taken.extend(&chosen);
     let short = |card: &HostCard| format!("{} {}", card.name, card.address.trim_start_matches("0000:"));
     if chosen.len() == request.count as usize {
         return chosen.into_iter().map(short).collect::<Vec<_>>().join(", ");
     }
-    let others = fits.iter().filter(|card| !card.ready).map(|card| format!("{}: {}", short(card), card.state));
+    let others =
+        fits.iter().filter(|card| !card.ready).map(|card| format!("{}: {}", short(card), card.state));
     match others.collect::<Vec<_>>() {
         others if others.is_empty() && fits.is_empty() => "no such card in this host".to_owned(),
         others if others.is_empty() => "another [[card]] of this recipe takes it".to_owned(),

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use super::{CardWish, ChecksPlan, DebianBase, Firmware, LayerWhat, Lifecycle, NetworkPlan, Plan, StepPlan};
 use super::{Boot, Init};
+use super::{CardWish, ChecksPlan, DebianBase, Firmware, LayerWhat, Lifecycle, NetworkPlan, Plan, StepPlan};
 use crate::key::Key;
 use crate::recipe::units::show_size;
 
@@ -62,7 +62,10 @@ impl Plan {
         let network = if self.network == NetworkPlan::None { "no network" } else { "user network" };
         let cpus = if machine.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", machine.cpus) };
         let memory = show_size(machine.memory_mib << 20);
-        format!("{cpus}, {memory} memory, {} disk, {firmware}, {boot}, {network}", show_size(machine.disk_bytes))
+        format!(
+            "{cpus}, {memory} memory, {} disk, {firmware}, {boot}, {network}",
+            show_size(machine.disk_bytes)
+        )
     }
 }
 

@@ -101,7 +101,9 @@ fn read_text(path: &Path) -> Result<String, Problem> {
     let meta = fs::metadata(path).map_err(|error| failed(&error))?;
     if !meta.is_file() {
         let what = format!("{} is not a file", path.display());
-        return Err(Problem::new(Kind::File, "", what).fix("name the recipe itself, such as recipes/debian.toml"));
+        return Err(
+            Problem::new(Kind::File, "", what).fix("name the recipe itself, such as recipes/debian.toml")
+        );
     }
     if meta.len() > MAX_BYTES {
         let what = format!("{} has {} bytes, a recipe at most {MAX_BYTES}", path.display(), meta.len());
@@ -125,11 +127,13 @@ fn cycle(chain: &[PathBuf], back_to: &Path) -> Problem {
 
 /// Lays one `KEY=VALUE` over the recipe; numbers in the key's path mean items of a list.
 fn apply_set(table: &mut Table, set: &str) -> Result<(), Problem> {
-    let usage = || Problem::new(Kind::BadValue, set, "not of the form KEY=VALUE").fix("write --set machine.cpus=4");
+    let usage =
+        || Problem::new(Kind::BadValue, set, "not of the form KEY=VALUE").fix("write --set machine.cpus=4");
     let (path, value) = set.split_once('=').ok_or_else(usage)?;
     let (path, value) = (path.trim(), value.trim());
     let parts: Vec<&str> = path.split('.').map(str::trim).collect();
-    if parts.iter().any(|part| part.is_empty()) {
+    // No key of a recipe is deeper than a handful; a text of a thousand points would be a thousand tables.
+    if parts.iter().any(|part| part.is_empty()) || parts.len() > 16 {
         return Err(usage());
     }
     if parts[0] == "extends" {
@@ -161,7 +165,8 @@ fn put_below(node: &mut Node, parts: &[&str], value: Node, origin: &Origin) -> R
         Value::List(items) => {
             let len = items.len();
             let item = parts[0].parse::<usize>().ok().and_then(|n| items.get_mut(n));
-            let item = item.ok_or_else(|| format!("the list has {len} items, counted from 0, and no '{}'", parts[0]))?;
+            let item = item
+                .ok_or_else(|| format!("the list has {len} items, counted from 0, and no '{}'", parts[0]))?;
             match &parts[1..] {
                 [] => {
                     *item = value;

@@ -35,11 +35,13 @@ pub(super) fn recipe(
     let inputs = rules.inputs(&root);
     let cards: Vec<CardAsk> = root.items("card").iter().filter_map(|card| rules.card(card)).collect();
     let steps = root.items("step");
-    let steps = steps.iter().enumerate().filter_map(|(n, step)| rules.step(n, step, &inputs, &guest)).collect();
+    let steps =
+        steps.iter().enumerate().filter_map(|(n, step)| rules.step(n, step, &inputs, &guest)).collect();
     let checks = rules.checks(&root.child("checks")?, !root.items("card").is_empty());
     let display = root.child("display")?;
     let console = if display.text("console") == "never" { Console::Never } else { Console::Always };
-    let network = if root.child("network")?.text("mode") == "none" { NetworkPlan::None } else { NetworkPlan::User };
+    let network =
+        if root.child("network")?.text("mode") == "none" { NetworkPlan::None } else { NetworkPlan::User };
     problems.is_empty().then_some(())?;
     Some(Recipe {
         name,
@@ -70,9 +72,9 @@ impl<'a> At<'a> {
         self.table.get(key)
     }
 
-    /// The place of `key`, or of the table if the key is not there.
+    /// The place of `key`, or of the table if the key was not written.
     fn spot(&self, key: &str) -> Spot {
-        let place = self.node(key).map_or_else(|| self.place.clone(), |node| node.origin.place());
+        let place = self.node(key).and_then(|node| node.origin.place()).or_else(|| self.place.clone());
         Spot { key: self.key(key), place }
     }
 
@@ -177,8 +179,10 @@ impl Rules<'_> {
         match present[..] {
             [one] => return Some(one),
             [] => {
-                let what = format!("{what_for} is missing");
-                self.push(at.here().problem(Kind::Missing, what).fix(format!("add one of: {}", keys.join(", "))));
+                let what = format!("it does not say {what_for}");
+                self.push(
+                    at.here().problem(Kind::Missing, what).fix(format!("add one of: {}", keys.join(", "))),
+                );
             }
             [first, second, ..] => {
                 let what = format!("'{first}' and '{second}' cannot both be here");
@@ -198,7 +202,10 @@ impl Rules<'_> {
         if !usable || stem.len() > 64 {
             let what = format!("the file's name '{stem}' cannot be the recipe's");
             let spot = root.spot("name");
-            self.push(spot.problem(Kind::Missing, what).fix("add name = \"…\" of letters, digits, '-', '_' and '.'"));
+            self.push(
+                spot.problem(Kind::Missing, what)
+                    .fix("add name = \"…\" of letters, digits, '-', '_' and '.'"),
+            );
         }
         stem.to_owned()
     }
@@ -213,7 +220,10 @@ impl Rules<'_> {
         let uefi_under_lab = at.bool("uefi-under-lab");
         if uefi_under_lab && firmware == Firmware::Bios {
             let spot = at.spot("uefi-under-lab");
-            self.push(spot.problem(Kind::Conflict, "the firmware is bios").fix("set firmware = \"uefi\", or remove this key"));
+            self.push(
+                spot.problem(Kind::Conflict, "the firmware is bios")
+                    .fix("set firmware = \"uefi\", or remove this key"),
+            );
         }
         let bytes = |key| units::size(at.text(key)).ok();
         let memory_mib = bytes("memory").map(|bytes| bytes >> 20);
@@ -234,7 +244,8 @@ impl Rules<'_> {
     fn guest(&mut self, at: &At<'_>, machine: &MachineAsk) -> Option<Guest> {
         let Some(os) = at.owned("os") else {
             let fix = "add os = \"debian12\" to [guest]";
-            let mut problem = Problem::new(Kind::Missing, "guest.os", "the operating system is missing").fix(fix);
+            let mut problem =
+                Problem::new(Kind::Missing, "guest.os", "the operating system is missing").fix(fix);
             problem.place = Some(Place::whole(self.file));
             self.push(problem);
             return None;
@@ -346,7 +357,9 @@ impl Rules<'_> {
             && !is_url(url)
         {
             let what = format!("'{url}' cannot be fetched");
-            self.push(at.spot("url").problem(Kind::BadValue, what).fix("write http://…, https://… or file:/…"));
+            self.push(
+                at.spot("url").problem(Kind::BadValue, what).fix("write http://…, https://… or file:/…"),
+            );
         }
         let key = if at.node("path").is_some() { "path" } else { "url" };
         let sha256 = at.opt_text("sha256").map(str::to_ascii_lowercase);
@@ -356,8 +369,11 @@ impl Rules<'_> {
     fn card(&mut self, at: &At<'_>) -> Option<CardAsk> {
         let any = at.bool("any");
         if !any && at.present(&["model", "id", "address"]).is_empty() {
-            let problem = at.here().problem(Kind::Missing, "which card is missing");
-            self.push(problem.fix("add model = \"RTX 3070\", id = \"10de:2484\", address = \"01:00\", or any = true"));
+            let problem = at.here().problem(Kind::Missing, "it does not say which card");
+            self.push(
+                problem
+                    .fix("add model = \"RTX 3070\", id = \"10de:2484\", address = \"01:00\", or any = true"),
+            );
             return None;
         }
         let count = at.int("count").unwrap_or(1);
@@ -376,7 +392,8 @@ impl Rules<'_> {
             let mut roles: Vec<CardRole> = only.iter().map(|word| role(word)).collect();
             roles.dedup();
             if !roles.contains(&CardRole::Video) {
-                let problem = at.spot("functions").problem(Kind::BadValue, "a card without its video function is none");
+                let problem =
+                    at.spot("functions").problem(Kind::BadValue, "a card without its video function is none");
                 self.push(problem.fix("add \"video\""));
             }
             CardFunctions::Only(roles)
@@ -386,7 +403,11 @@ impl Rules<'_> {
         let id = at.opt_text("id").map(str::to_ascii_lowercase);
         let address = at.opt_text("address").map(|text| text.trim_end_matches(".0").to_ascii_lowercase());
         let request = CardRequest { address, id, model: at.owned("model"), any, count };
-        Some(CardAsk { request, functions, present_as: at.opt_text("present-as").map(str::to_ascii_lowercase) })
+        Some(CardAsk {
+            request,
+            functions,
+            present_as: at.opt_text("present-as").map(str::to_ascii_lowercase),
+        })
     }
 
     fn step(
@@ -415,7 +436,9 @@ impl Rules<'_> {
     fn not_empty(&mut self, at: &At<'_>, key: &str) -> Option<Vec<String>> {
         let texts = at.texts(key);
         if texts.is_empty() {
-            self.push(at.spot(key).problem(Kind::BadValue, "an empty list").fix("say what, or remove the step"));
+            self.push(
+                at.spot(key).problem(Kind::BadValue, "an empty list").fix("say what, or remove the step"),
+            );
             return None;
         }
         Some(texts)

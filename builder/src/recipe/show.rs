@@ -42,7 +42,11 @@ fn walk(node: &Node, path: &str, shown: &mut Vec<Shown>) {
             }
         }
         value => {
-            shown.push(Shown { key: path.to_owned(), value: value.to_string(), origin: node.origin.to_string() });
+            shown.push(Shown {
+                key: path.to_owned(),
+                value: value.to_string(),
+                origin: node.origin.to_string(),
+            });
         }
     }
 }

@@ -69,7 +69,7 @@ impl fmt::Display for Origin {
 pub struct Node {
     /// The value.
     pub value: Value,
-    /// Where it was written; for a table made of several, the first.
+    /// Where it was written; for a table made of several, the uppermost.
     pub origin: Origin,
 }
 
@@ -170,7 +170,10 @@ impl Table {
             match self.entry_mut(&entry.key) {
                 None => self.0.push(entry),
                 Some(below) => match (&mut below.node.value, entry.node.value) {
-                    (Value::Table(below), Value::Table(over)) => below.lay_over(over),
+                    (Value::Table(table), Value::Table(over)) => {
+                        table.lay_over(over);
+                        below.node.origin = entry.node.origin;
+                    }
                     (_, value) => {
                         below.key_origin = entry.key_origin;
                         below.node = Node { value, origin: entry.node.origin };
@@ -199,7 +202,8 @@ pub(crate) fn parse(text: &str, file: &Arc<Path>) -> Result<Table, Problem> {
 /// Reads the embedded defaults.
 pub(crate) fn parse_defaults(text: &str) -> Result<Table, String> {
     let lines = Lines::of(text);
-    parse_with(text, &|offset| Origin::Default { line: lines.place(text, offset).0 }).map_err(|(_, what)| what)
+    parse_with(text, &|offset| Origin::Default { line: lines.place(text, offset).0 })
+        .map_err(|(_, what)| what)
 }
 
 /// Reads the value of a `--set`: a TOML value, or else the bare text.

@@ -12,7 +12,8 @@ const TIMES: &[(&str, u64)] = &[("s", 1), ("min", 60), ("h", 3600)];
 pub(crate) fn size(text: &str) -> Result<u64, (String, String)> {
     let (number, unit) = split(text, "128 GiB")?;
     let Some((_, factor)) = SIZES.iter().find(|(name, _)| *name == unit) else {
-        let meant = SIZES.iter().map(|(name, _)| *name).find(|name| name[..1].eq_ignore_ascii_case(&unit[..1]));
+        let meant =
+            SIZES.iter().map(|(name, _)| *name).find(|name| name[..1].eq_ignore_ascii_case(&unit[..1]));
         let what = match unit.as_str() {
             "KB" | "kB" | "MB" | "GB" | "TB" => format!("'{unit}' can mean two sizes"),
             _ => format!("'{unit}' is no unit of size"),

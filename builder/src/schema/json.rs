@@ -42,9 +42,9 @@ fn kind(kind: &Kind, defaults: &Value) -> Map<String, Value> {
         Kind::Int { min, max } => object(json!({"type": "integer", "minimum": min, "maximum": max})),
         Kind::Text(form) => text(*form),
         Kind::OneOf(words) => object(json!({"enum": words.iter().map(Word::name).collect::<Vec<_>>()})),
-        Kind::Either(kinds) => {
-            object(json!({"anyOf": kinds.iter().map(|one| self::kind(one, &Value::Null)).collect::<Vec<_>>()}))
-        }
+        Kind::Either(kinds) => object(
+            json!({"anyOf": kinds.iter().map(|one| self::kind(one, &Value::Null)).collect::<Vec<_>>()}),
+        ),
         Kind::List(one) => items(self::kind(one, &Value::Null)),
         Kind::Table(fields) => table(fields, defaults),
         Kind::Tables(fields) => items(table(fields, &Value::Null)),

@@ -78,7 +78,11 @@ static GUEST: &[Field] = &[
     key("leave-out", List(&GUEST_PATH), "Trees that packages bring and this guest does without, as globs."),
     key("modules", List(&Text(Form::Module)), "Modules loaded at every boot."),
     key("kernel-options", List(&Text(Form::KernelOption)), "Added to the kernel's command line."),
-    key("initrd-modules", List(&Text(Form::Module)), "Modules in the initrd; Debian's own choice when empty."),
+    key(
+        "initrd-modules",
+        List(&Text(Form::Module)),
+        "Modules in the initrd; Debian's own choice when empty.",
+    ),
 ];
 
 static OS: &[Word] = &[
@@ -106,7 +110,11 @@ static FILE: &[Field] = &[
     key("from", HOST_PATH, "A file or folder on this host."),
     key("text", TEXT, "The contents."),
     key("link", TEXT, "The target of a symbolic link."),
-    key("mode", Text(Form::Mode), "Permission bits, such as \"0644\"; of files in a folder: their own when absent."),
+    key(
+        "mode",
+        Text(Form::Mode),
+        "Permission bits, such as \"0644\"; of files in a folder: their own when absent.",
+    ),
     key("owner", Text(Form::Owner), "user:group in the guest."),
 ];
 
@@ -117,14 +125,34 @@ static INPUT: &[Field] = &[
 ];
 
 static MACHINE: &[Field] = &[
-    key("cpus", Either(&[Int { min: 1, max: 512 }, OneOf(&[word("auto")])]), "Virtual CPUs; auto: half of this host's."),
-    key("memory", Either(&[OneOf(&[word("auto")]), Text(Form::Size)]), "Guest memory; auto: half of this host's."),
+    key(
+        "cpus",
+        Either(&[Int { min: 1, max: 512 }, OneOf(&[word("auto")])]),
+        "Virtual CPUs; auto: half of this host's.",
+    ),
+    key(
+        "memory",
+        Either(&[OneOf(&[word("auto")]), Text(Form::Size)]),
+        "Guest memory; auto: half of this host's.",
+    ),
     key("disk", Text(Form::Size), "Size of the system disk; only what is written takes room."),
-    key("firmware", OneOf(&[word("bios"), word("uefi"), later_word("uefi-secure")]), "What starts the guest."),
-    key("boot", OneOf(&[word("disk"), word("direct")]), "Bootloader and kernel from the disk, or the kernel given to QEMU."),
+    key(
+        "firmware",
+        OneOf(&[word("bios"), word("uefi"), later_word("uefi-secure")]),
+        "What starts the guest.",
+    ),
+    key(
+        "boot",
+        OneOf(&[word("disk"), word("direct")]),
+        "Bootloader and kernel from the disk, or the kernel given to QEMU.",
+    ),
     key("uefi-under-lab", Bool, "The work-round for UEFI under the lab's emulated KVM."),
     later("tpm", Bool, "A virtual TPM 2.0."),
-    later("disk-bus", OneOf(&[word("virtio"), word("ahci"), word("nvme")]), "How the system disk is attached."),
+    later(
+        "disk-bus",
+        OneOf(&[word("virtio"), word("ahci"), word("nvme")]),
+        "How the system disk is attached.",
+    ),
     later("hugepages", Bool, "Guest memory in huge pages."),
 ];
 
@@ -134,7 +162,11 @@ static CARD: &[Field] = &[
     key("address", Text(Form::CardAddress), "Where it sits, as lspci writes it."),
     key("any", Bool, "Any card that is ready."),
     key("count", COUNT, "How many such cards."),
-    key("functions", Either(&[OneOf(&[word("all")]), List(&OneOf(ROLES))]), "Which of its functions the guest gets."),
+    key(
+        "functions",
+        Either(&[OneOf(&[word("all")]), List(&OneOf(ROLES))]),
+        "Which of its functions the guest gets.",
+    ),
     key("present-as", Text(Form::PciId), "Ids that the guest sees instead of the real ones."),
     later("legacy", Bool, "Hide the hypervisor, for drivers older than branch 465."),
     later("rom", HOST_PATH, "A video BIOS file."),
@@ -258,8 +290,16 @@ static CHECKS: &[Field] = &[
     key("connector", Bool, "The driver offers a connector."),
     key("picture", Bool, "A pattern painted in the guest is on the card's own output."),
     key("quiet", Bool, "Neither kernel complains about the card."),
-    later("work", List(&OneOf(&[word("d3d11"), word("d3d12"), word("vulkan"), word("cuda")])), "Work that the card must do."),
-    key("lifecycle", List(&OneOf(&[word("reboot"), word("cold-start")])), "After each of these, all of it still holds."),
+    later(
+        "work",
+        List(&OneOf(&[word("d3d11"), word("d3d12"), word("vulkan"), word("cuda")])),
+        "Work that the card must do.",
+    ),
+    key(
+        "lifecycle",
+        List(&OneOf(&[word("reboot"), word("cold-start")])),
+        "After each of these, all of it still holds.",
+    ),
     later("skip", Table(SKIP), "Checks that are left out, each with its reason."),
 ];
 

@@ -147,7 +147,9 @@ impl Kind {
             | (Self::List(_) | Self::Tables(_), Value::List(_))
             | (Self::Table(_) | Self::Map(_), Value::Table(_)) => true,
             // Beside other kinds a word only stands for itself: memory = "auto" or a size.
-            (Self::OneOf(words), Value::Text(text)) => words.len() > 1 || words.iter().any(|word| word.name == text),
+            (Self::OneOf(words), Value::Text(text)) => {
+                words.len() > 1 || words.iter().any(|word| word.name == text)
+            }
             (Self::Either(kinds), value) => kinds.iter().any(|kind| kind.fits(value)),
             _ => false,
         }
@@ -188,7 +190,9 @@ impl Form {
 
     /// What is wrong with `text` and what to write instead.
     fn check(self, text: &str) -> Result<(), (String, String)> {
-        if let Some(bad) = text.chars().find(|c| c.is_control() && !(self == Self::Any && matches!(c, '\n' | '\t'))) {
+        if let Some(bad) =
+            text.chars().find(|c| c.is_control() && !(self == Self::Any && matches!(c, '\n' | '\t')))
+        {
             let what = format!("the character {} cannot be here", bad.escape_unicode());
             return Err((what, "leave it out".to_owned()));
         }
@@ -212,7 +216,11 @@ impl Form {
             Self::Language => "write language and region, such as fr-FR, or C",
             Self::TimeZone => "write a zone's name, such as Europe/Paris or Etc/UTC",
         };
-        if self.matches(text) { Ok(()) } else { Err((format!("'{text}' cannot be used here"), example.to_owned())) }
+        if self.matches(text) {
+            Ok(())
+        } else {
+            Err((format!("'{text}' cannot be used here"), example.to_owned()))
+        }
     }
 
     fn matches(self, text: &str) -> bool {
@@ -241,17 +249,21 @@ impl Form {
             Self::Module => {
                 starts(u8::is_ascii_alphanumeric) && all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
             }
-            Self::KernelOption => !text.is_empty() && all(|b| b.is_ascii_graphic() && !b"\"'\\$`".contains(&b)),
-            Self::Keyboard => text.len() >= 2 && all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-'),
+            Self::KernelOption => {
+                !text.is_empty() && all(|b| b.is_ascii_graphic() && !b"\"'\\$`".contains(&b))
+            }
+            Self::Keyboard => {
+                text.len() >= 2 && all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            }
             Self::CardAddress => is_card_address(text),
             Self::PciId => {
                 text.split_once(':').is_some_and(|(vendor, device)| is_hex(vendor, 4) && is_hex(device, 4))
             }
             Self::GuestPath => text.starts_with('/') && !text.split('/').any(|part| part == ".."),
             Self::Mode => (3..=4).contains(&text.len()) && all(|b| (b'0'..=b'7').contains(&b)),
-            Self::Owner => text.split_once(':').is_some_and(|(user, group)| {
-                Self::UserName.matches(user) && Self::UserName.matches(group)
-            }),
+            Self::Owner => text
+                .split_once(':')
+                .is_some_and(|(user, group)| Self::UserName.matches(user) && Self::UserName.matches(group)),
             Self::Sha256 => is_hex(text, 64),
             Self::Language => {
                 text == "C"
@@ -280,7 +292,8 @@ fn is_card_address(text: &str) -> bool {
     let slot = text.strip_suffix(".0").unwrap_or(text);
     let parts: Vec<&str> = slot.split(':').collect();
     let (domain, rest) = if parts.len() == 3 { (parts[0], &parts[1..]) } else { ("0000", &parts[..]) };
-    is_hex(domain, 4) && matches!(rest, [bus, device] if is_hex(bus, 2) && is_hex(device, 2) && *device <= "1f")
+    is_hex(domain, 4)
+        && matches!(rest, [bus, device] if is_hex(bus, 2) && is_hex(device, 2) && *device <= "1f")
 }
 
 /// `false`, `"none"`, nothing in it: a key that is not supported does no harm then.

@@ -1,0 +1,584 @@
+//! Every shipped recipe becomes a plan; what changes a key and what does not; and what a person is told about mistakes.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use no43_builder::diagnostic::{Kind, Problems};
+use no43_builder::key::Key;
+use no43_builder::lock::hashes::HashCache;
+use no43_builder::lock::{Lock, SuiteLock};
+use no43_builder::plan::{Facts, HostCard, HostFacts, Plan, gather, plan};
+use no43_builder::recipe::{self, Resolved};
+
+const RECIPES: &str = "../recipes";
+
+/// A folder with files in it.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn with(files: &[(&str, &str)]) -> Self {
+        let folder = Self(tempfile::tempdir().unwrap());
+        for (name, text) in files {
+            folder.write(name, text);
+        }
+        folder
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    fn write(&self, name: &str, text: impl AsRef<[u8]>) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn load(&self, name: &str, sets: &[&str]) -> Result<Resolved, Problems> {
+        recipe::load(&self.path(name), &sets.iter().map(ToString::to_string).collect::<Vec<_>>())
+    }
+
+    /// What `load` complains about, without the folder's own name.
+    fn complaint(&self, name: &str, sets: &[&str]) -> String {
+        self.plain(&self.load(name, sets).expect_err("something should be wrong with it"))
+    }
+
+    fn plain(&self, text: &impl ToString) -> String {
+        text.to_string().replace(&format!("{}/", self.0.path().display()), "")
+    }
+}
+
+/// A lock in which everything that the shipped recipes need is pinned.
+fn lock() -> Lock {
+    let suite = |name: &str, n: u8| {
+        let archive = if name.ends_with("-security") { "debian-security" } else { "debian" };
+        let suite = SuiteLock {
+            mirror: format!("http://mirror.invalid/{archive}"),
+            components: vec!["main".to_owned()],
+            sha256: format!("{n:02x}").repeat(32),
+            size: 1000,
+            facts: [("codename".to_owned(), name.to_owned())].into(),
+        };
+        (name.to_owned(), suite)
+    };
+    let names = ["bookworm", "bookworm-updates", "bookworm-security", "bookworm-backports"];
+    let suites = names.into_iter().zip(1..).map(|(name, n)| suite(name, n)).collect();
+    Lock { path: "no43.lock".into(), suites, ..Lock::default() }
+}
+
+fn facts(recipe: &Resolved, lock: &Lock) -> Facts {
+    let folder = Folder::with(&[("no43-guest", "a guest program")]);
+    gather(recipe, lock, &folder.path("no43-guest"), Path::new("/nowhere"), &mut HashCache::in_memory())
+        .unwrap()
+}
+
+fn plan_of(recipe: &Resolved) -> Plan {
+    plan(recipe, &lock(), &facts(recipe, &lock())).unwrap()
+}
+
+fn keys(plan: &Plan) -> Vec<&Key> {
+    plan.layers.iter().map(|layer| &layer.key).collect()
+}
+
+#[test]
+fn every_shipped_recipe_becomes_a_plan() {
+    let mut paths: Vec<PathBuf> = fs::read_dir(RECIPES).unwrap().map(|entry| entry.unwrap().path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "toml"));
+    paths.sort();
+    assert!(paths.len() >= 4);
+    for path in paths {
+        let plan = plan_of(&recipe::load(&path, &[]).unwrap_or_else(|problems| panic!("{problems}")));
+        let mut shown = format!("{plan}\n");
+        for layer in &plan.layers {
+            shown += &format!("{}: {}\n", layer.name, serde_json::to_string_pretty(&layer.inputs).unwrap());
+        }
+        insta::assert_snapshot!(plan.name.clone(), shown);
+        let again: Plan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
+        assert_eq!(again, plan, "a plan survives JSON");
+    }
+}
+
+const GUEST: &str = r#"
+name = "guest"
+[guest]
+os = "debian12"
+user = { name = "joe", password = { file = "password" } }
+[[card]]
+any = true
+[[step]]
+name = "one"
+install = ["vim", "cowsay"]
+[[step]]
+name = "two"
+run = ["/bin/true"]
+[[step]]
+copy = { from = "notes.txt", to = "/etc/" }
+"#;
+
+/// The keys of `GUEST` with `sets`.
+fn changed(sets: &[&str]) -> Vec<Key> {
+    let folder = Folder::with(&[("guest.toml", GUEST), ("notes.txt", "hello")]);
+    keys(&plan_of(&folder.load("guest.toml", sets).unwrap())).into_iter().cloned().collect()
+}
+
+/// How many layers keep their key.
+fn kept(sets: &[&str]) -> usize {
+    changed(&[]).iter().zip(changed(sets)).take_while(|(before, after)| *before == after).count()
+}
+
+#[test]
+fn what_is_given_at_the_start_is_in_no_key() {
+    for set in [
+        "name=other",
+        "card=[{ model = 'RTX 3070', count = 2, present-as = '10de:2484', functions = ['video'] }]",
+        "card=[]",
+        "machine.cpus=7",
+        "machine.memory=\"3 GiB\"",
+        "guest.user.password={ env = 'SECRET' }",
+        "display.console=never",
+        "display.output=none",
+        "network.mode=none",
+        "checks={ ready = '9 min', lifecycle = ['reboot', 'cold-start'], picture = true }",
+        // Names and limits of steps, and the order in which packages were written, change no result.
+        "step.0.name=\"another name\"",
+        "step.0.limit=\"3 h\"",
+        "step.0.install=['cowsay', 'vim', 'vim']",
+    ] {
+        assert_eq!(kept(&[set]), 4, "{set} changed a key");
+    }
+}
+
+#[test]
+fn two_recipes_that_differ_only_in_card_cpus_and_password_share_every_layer() {
+    let other = GUEST
+        .replace("name = \"guest\"", "name = \"other\"\nmachine.cpus = 5")
+        .replace("file = \"password\"", "credential = \"joe\"")
+        .replace("any = true", "id = \"10de:2484\"");
+    let folder = Folder::with(&[("a.toml", GUEST), ("b.toml", &other), ("notes.txt", "hello")]);
+    let [a, b] = ["a.toml", "b.toml"].map(|name| plan_of(&folder.load(name, &[]).unwrap()));
+    assert_ne!(a.machine, b.machine);
+    assert_ne!(a.cards, b.cards);
+    assert_ne!(a.guest, b.guest);
+    assert_eq!(keys(&a), keys(&b));
+}
+
+#[test]
+fn a_changed_step_keeps_what_is_below_it() {
+    assert_eq!(kept(&["step.1.run=['/bin/false']"]), 2);
+    assert_eq!(kept(&["step.0.install=['vim']"]), 1);
+    assert_eq!(kept(&["step.2.copy.mode=\"0600\""]), 3);
+    // The disk boots with either firmware; what a step leaves behind may depend on it.
+    assert_eq!(kept(&["machine.firmware=uefi"]), 1);
+}
+
+#[test]
+fn what_changes_the_base_changes_its_key() {
+    for set in [
+        "guest.packages=['vim']",
+        "guest.backports=['vim']",
+        "guest.language=fr-FR",
+        "guest.timezone=Europe/Paris",
+        "guest.keyboard=fr",
+        "guest.user.name=jane",
+        "guest.user.groups=['video']",
+        "guest.user.sudo=true",
+        "guest.kernel=linux-image-cloud-amd64",
+        "guest.variant=important",
+        "guest.files=[{ text = 'hi', to = '/etc/motd' }]",
+        "guest.leave-out=['/usr/share/doc/*']",
+        "guest.initrd-modules=['ext4']",
+        "guest.modules=['dummy']",
+        "guest.kernel-options=['quiet']",
+        "machine.disk=\"5 GiB\"",
+        "machine.boot=direct",
+    ] {
+        assert_eq!(kept(&[set]), 0, "{set} changed no key");
+    }
+}
+
+#[test]
+fn files_count_by_contents_and_mirrors_by_what_they_serve() {
+    let folder = Folder::with(&[("guest.toml", GUEST), ("notes.txt", "hello")]);
+    let recipe = folder.load("guest.toml", &[]).unwrap();
+    let before = plan_of(&recipe);
+    let mut elsewhere = lock();
+    elsewhere.suites.values_mut().for_each(|suite| suite.mirror = "https://other.invalid/debian".to_owned());
+    let after = plan(&recipe, &elsewhere, &facts(&recipe, &elsewhere)).unwrap();
+    assert_eq!(keys(&before), keys(&after));
+
+    folder.write("notes.txt", "bye");
+    assert_eq!(keys(&plan_of(&recipe))[..3], keys(&before)[..3]);
+    assert_ne!(keys(&plan_of(&recipe))[3], keys(&before)[3]);
+
+    let mut newer = lock();
+    newer.suites.get_mut("bookworm-security").unwrap().sha256 = "ff".repeat(32);
+    assert_ne!(plan(&recipe, &newer, &facts(&recipe, &newer)).unwrap().layers[0].key, before.layers[0].key);
+}
+
+#[test]
+fn a_build_resumes_at_the_last_good_layer() {
+    let folder = Folder::with(&[("guest.toml", GUEST), ("notes.txt", "hello")]);
+    let plan = plan_of(&folder.load("guest.toml", &[]).unwrap());
+    let there =
+        |n: usize| plan.first_rebuilt(|key| *key == plan.layers[n].key).map(|layer| layer.name.as_str());
+    assert_eq!(plan.first_rebuilt(|_| false).unwrap().name, "base");
+    assert_eq!(there(0), Some("one"));
+    assert_eq!(there(2), Some("step 3"));
+    assert_eq!(there(3), None);
+    assert_eq!(plan.image_key(), &plan.layers[3].key);
+    let shown = plan.show_with(&|key| *key == plan.layers[1].key);
+    assert_eq!(shown.matches("   there").count(), 2);
+    assert_eq!(shown.matches("   to build").count(), 2);
+}
+
+#[test]
+fn the_plan_says_which_card_would_be_taken() {
+    let card = |name: &str, address: &str, ready| HostCard {
+        name: name.to_owned(),
+        address: address.to_owned(),
+        id: "10de:2484".to_owned(),
+        ready,
+        state: if ready { "ready to lend" } else { "lent to 'ci-2' since 10:42" }.to_owned(),
+    };
+    let cards = vec![
+        card("GeForce RTX 3070 (GA104)", "0000:01:00", false),
+        card("GeForce RTX 3070 Ti (GA104)", "0000:02:00", true),
+    ];
+    let host = HostFacts { cpus: 8, memory_mib: 15_900, cards };
+    let here = |asked: &str| {
+        let folder = Folder::with(&[("a.toml", &format!("guest.os = 'debian12'\n{asked}"))]);
+        let recipe = folder.load("a.toml", &[]).unwrap();
+        let facts = Facts { host: Some(host.clone()), ..facts(&recipe, &lock()) };
+        let plan = plan(&recipe, &lock(), &facts).unwrap();
+        assert_eq!((plan.machine.cpus, plan.machine.memory_mib), (4, 7936));
+        plan.cards.iter().map(|card| card.here.clone().unwrap()).collect::<Vec<_>>().join(" | ")
+    };
+    insta::assert_snapshot!(here("[[card]]\nmodel = 'RTX 3070'"), @"not ready: GeForce RTX 3070 (GA104) 01:00: lent to 'ci-2' since 10:42");
+    insta::assert_snapshot!(here("[[card]]\nany = true"), @"GeForce RTX 3070 Ti (GA104) 02:00");
+    insta::assert_snapshot!(here("[[card]]\naddress = '02:00.0'\n[[card]]\nid = '10DE:2484'\naddress = '0000:02:00'"), @"GeForce RTX 3070 Ti (GA104) 02:00 | another [[card]] of this recipe takes it");
+    insta::assert_snapshot!(here("[[card]]\nid = '1002:73bf'"), @"no such card in this host");
+}
+
+#[test]
+fn mistakes_are_named_all_at_once() {
+    let folder = Folder::with(&[(
+        "typos.toml",
+        r#"nmae = "x"
+[guest]
+os = "debian21"
+pakages = ["vim"]
+packages = "vim"
+language = "french"
+user = { name = "joe", password = "hunter2" }
+
+[machine]
+cpus = 0
+memory = 512
+disk = "128"
+firmware = "eufi"
+
+[[card]]
+modle = "RTX 3070"
+id = "10de-2484"
+
+[card2]
+
+[[step]]
+run = ["ls", 5]
+limit = "10 m"
+
+[checks]
+lifecycle = ["restart", 2026-01-01]
+"#,
+    )]);
+    let complaint = folder.complaint("typos.toml", &["machine.boot=dsk", "nonsense"]);
+    assert!(!complaint.contains("hunter2"), "a password was repeated");
+    insta::assert_snapshot!(complaint);
+}
+
+#[test]
+fn keys_that_contradict_each_other_are_named() {
+    let folder = Folder::with(&[(
+        "rules.toml",
+        r#"
+[guest]
+os = "debian12"
+init = "lean"
+timezone = "Romance Standard Time"
+mirror = "ftp.example"
+user = { password = { file = "a", env = "b" } }
+[[guest.files]]
+from = "a"
+text = "b"
+to = "/etc/x"
+[[guest.files]]
+link = "a"
+
+[machine]
+memory = "1 MiB"
+disk = "10 MiB"
+uefi-under-lab = true
+
+[inputs]
+nothing = {}
+gopher = { url = "gopher://x" }
+
+[[card]]
+count = 2
+[[card]]
+address = "01:00"
+count = 2
+functions = ["audio"]
+
+[[step]]
+[[step]]
+run = []
+[[step]]
+run = ["a"]
+install = ["bb"]
+[[step]]
+reboot = false
+[[step]]
+copy = { input = "gophr", to = "/x" }
+[[step]]
+wait-for = { unit = "x" }
+"#,
+    )]);
+    insta::assert_snapshot!(folder.complaint("rules.toml", &[]));
+}
+
+#[test]
+fn a_check_of_a_card_needs_a_card() {
+    let folder = Folder::with(&[("a.toml", "guest.os = 'debian12'\nchecks.picture = true")]);
+    insta::assert_snapshot!(folder.complaint("a.toml", &[]), @r"
+    a.toml:2:18: checks.picture: there is no card to check
+        fix   add a [[card]], or remove this key
+    ");
+    // The defaults ask for nothing that is not there.
+    let folder = Folder::with(&[("a.toml", "guest.os = 'debian12'")]);
+    assert!(!plan_of(&folder.load("a.toml", &[]).unwrap()).checks.driver);
+}
+
+/// The player's recipe as it is meant to be: every table that there is.
+const EVERYTHING: &str = r#"
+[guest]
+os       = "windows10"
+edition  = "Professional"
+language = "fr-FR"
+timezone = "Romance Standard Time"
+keyboard = "fr"
+user     = { name = "joueur", password = { file = "~/.config/no43/password" } }
+
+[inputs]
+iso    = { path = "~/iso/windows.iso" }
+
+[machine]
+cpus     = "auto"
+memory   = "auto"
+disk     = "128 GiB"
+firmware = "uefi"
+tpm      = false
+
+[[card]]
+model = "RTX 3070"
+count = 1
+functions = ["video", "audio"]
+legacy = true
+
+[display]
+output  = "looking-glass"
+console = "until-ready"
+
+[[usb]]
+port = "1-4"
+
+[[pci]]
+address = "03:00.0"
+vf = 2
+
+[[pci]]
+mdev = "nvidia-35"
+
+[network]
+mode = "bridge"
+bridge = "br0"
+
+[audio]
+to = "card"
+
+[[share]]
+name = "work"
+path = "~/work"
+
+[[disk]]
+name = "games"
+size = "1 TiB"
+keep = true
+
+[driver]
+package = "nvidia"
+install = "staged"
+
+[remote]
+parsec = true
+
+[updates]
+system = "security"
+
+[[step]]
+name = "games folder"
+run  = ["cmd", "/c", "mkdir C:\\Games"]
+
+[[check]]
+name    = "blender"
+copy    = ["bench/"]
+run     = ["C:\\bench\\run.cmd"]
+session = "user"
+limit   = "10 min"
+metrics = "C:\\bench\\out.json"
+each    = "card"
+
+[checks]
+card      = true
+work      = ["d3d11", "cuda"]
+quiet     = true
+skip      = { picture = "no capture card here" }
+lifecycle = ["reboot", "cold-start"]
+"#;
+
+#[test]
+fn what_is_not_built_yet_is_never_called_unknown() {
+    let folder = Folder::with(&[("player.toml", EVERYTHING)]);
+    let problems = folder.load("player.toml", &[]).unwrap_err();
+    for problem in problems.all() {
+        assert_eq!(problem.kind, Kind::NotSupported, "{problem}");
+    }
+    insta::assert_snapshot!(folder.complaint("player.toml", &[]));
+}
+
+#[test]
+fn a_key_that_is_not_built_may_ask_for_nothing() {
+    let folder = Folder::with(&[(
+        "a.toml",
+        "audio.to = 'none'\nusb = []\nremote.parsec = false\n[guest]\nos = 'debian12'\n[machine]\ntpm = false\n[checks]\nwork = []",
+    )]);
+    folder.load("a.toml", &[]).unwrap();
+    folder.write("a.toml", "remote.parsek = false\nguest.os = 'debian12'\nremote.rdp = true");
+    insta::assert_snapshot!(folder.complaint("a.toml", &[]), @r"
+    a.toml:1:1: remote: not supported by this version
+        fix   leave 'remote' out
+    a.toml:1:8: remote.parsek: unknown key
+        fix   did you mean 'parsec'?
+    ");
+}
+
+#[test]
+fn tables_merge_lists_replace_and_lines_are_those_of_the_parent() {
+    let base = "name = \"base\"\n[guest]\nos = \"debian12\"\npackages = [\"vim\", \"git\"]\n[machine]\ncpus = 2\nmemory = \"1 GiB\"\n[[card]]\nid = \"10de:2484\"\n";
+    let folder = Folder::with(&[
+        ("base.toml", base),
+        (
+            "child.toml",
+            "extends = \"base.toml\"\n[guest]\npackages = [\"less\"]\n[machine]\ncpus = 4\n[[card]]\nany = true\n",
+        ),
+    ]);
+    let child = folder.load("child.toml", &["machine.memory=2 GiB", "card.0.count=3"]).unwrap();
+    assert_eq!(child.recipe.name, "child");
+    assert_eq!(child.files, [folder.path("child.toml"), folder.path("base.toml")]);
+    let shown: Vec<String> = child.shown().iter().map(ToString::to_string).collect();
+    let shown = folder.plain(&shown.join("\n"));
+    let interesting =
+        |line: &&str| ["guest.os", "guest.pack", "machine.", "card."].iter().any(|key| line.starts_with(key));
+    insta::assert_snapshot!(shown.lines().filter(interesting).collect::<Vec<_>>().join("\n"));
+
+    folder.write("base.toml", base.replace("cpus = 2", "cpsu = 2"));
+    insta::assert_snapshot!(folder.complaint("child.toml", &[]), @r"
+    base.toml:6:1: machine.cpsu: unknown key
+        fix   did you mean 'cpus'?
+    ");
+}
+
+#[test]
+fn circles_missing_parents_and_files_that_are_no_recipes() {
+    let folder = Folder::with(&[
+        ("a.toml", "extends = \"b.toml\""),
+        ("b.toml", "name = \"b\"\nextends = \"./c.toml\""),
+        ("c.toml", "extends = \"a.toml\""),
+        ("orphan.toml", "extends = \"nobody.toml\""),
+        ("list.toml", "extends = [\"a.toml\"]"),
+        ("syntax.toml", "[guest]\nos = debian12\n"),
+        ("twice.toml", "[guest]\nos = 'a'\nos = 'b'\n"),
+    ]);
+    folder.write("binary.toml", b"name = \"\xff\"");
+    let names = ["a", "orphan", "list", "syntax", "twice", "binary", "nothing"];
+    let all: Vec<String> = names.iter().map(|name| folder.complaint(&format!("{name}.toml"), &[])).collect();
+    insta::assert_snapshot!(all.join("\n"));
+    assert_eq!(folder.load("", &[]).unwrap_err().all()[0].kind, Kind::File);
+}
+
+#[test]
+fn set_takes_values_and_bare_texts() {
+    let folder = Folder::with(&[("a.toml", "guest.os = 'debian12'\n[[card]]\nany = true")]);
+    let sets = [
+        "card.0.address=01:00",
+        "machine.cpus = 3",
+        "guest.packages=['vim']",
+        "machine.memory=2 GiB",
+        "network.mode=\"none\"",
+    ];
+    let recipe = folder.load("a.toml", &sets).unwrap().recipe;
+    assert_eq!(recipe.cards[0].request.address.as_deref(), Some("01:00"));
+    assert_eq!((recipe.machine.cpus, recipe.machine.memory_mib), (Some(3), Some(2048)));
+    assert_eq!(recipe.guest.packages, ["vim"]);
+    let all = [
+        "card.1.id=10de:2484",
+        "name.x=1",
+        "cpus",
+        "=3",
+        "extends=b.toml",
+        "machine.cpus=many",
+        "guest.oss=debian12",
+    ]
+    .map(|set| folder.complaint("a.toml", &[set]));
+    insta::assert_snapshot!(all.join("\n"));
+}
+
+#[test]
+fn a_plan_without_a_lock_says_what_to_run() {
+    let folder = Folder::with(&[("a.toml", "[guest]\nos = 'debian12'\nbackports = ['vim']")]);
+    let recipe = folder.load("a.toml", &[]).unwrap();
+    let mut lock = lock();
+    lock.suites.remove("bookworm-backports");
+    let problems = folder.plain(&plan(&recipe, &lock, &Facts::default()).unwrap_err());
+    insta::assert_snapshot!(problems, @r"
+    a.toml:1:1: guest.suite: 'bookworm-backports' is not in no43.lock
+        fix   run no43 lock
+    ");
+}
+
+#[test]
+fn files_that_are_not_there_are_named_with_the_line_that_wants_them() {
+    let folder = Folder::with(&[(
+        "a.toml",
+        "[guest]\nos = 'debian12'\n[[guest.files]]\nfrom = 'nothing'\nto = '/x'\n[[step]]\ncopy = { from = 'folder', to = '/y' }",
+    )]);
+    fs::create_dir(folder.path("folder")).unwrap();
+    folder.write("folder/b", "b");
+    fs::create_dir(folder.path("folder/a")).unwrap();
+    folder.write("folder/a/run.sh", "#!/bin/sh");
+    std::os::unix::fs::symlink("b", folder.path("folder/link")).unwrap();
+    let recipe = folder.load("a.toml", &[]).unwrap();
+    let missing = gather(
+        &recipe,
+        &lock(),
+        &folder.path("no43-guest"),
+        Path::new("/nowhere"),
+        &mut HashCache::in_memory(),
+    );
+    insta::assert_snapshot!(folder.plain(&missing.unwrap_err()));
+
+    folder.write("nothing", "now it is there");
+    let plan = plan_of(&recipe);
+    let inputs = serde_json::to_value(&plan.layers[1].inputs).unwrap();
+    let to: Vec<&str> =
+        inputs["step"]["copy"].as_array().unwrap().iter().map(|file| file["to"].as_str().unwrap()).collect();
+    assert_eq!(to, ["/y/a/run.sh", "/y/b", "/y/link"]);
+}

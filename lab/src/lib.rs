@@ -17,6 +17,7 @@ mod port;
 pub mod profile;
 mod run;
 mod running;
+mod shell;
 mod snapshot;
 mod stream;
 
@@ -26,3 +27,4 @@ pub use outer::{Lab, LabOptions, Started, private_name};
 pub use profile::Profile;
 pub use run::{Ended, RunOptions, run};
 pub use running::{LabRecord, Running};
+pub use shell::shell;

@@ -153,7 +153,11 @@ impl Agent {
     ///
     /// # Errors
     /// [`AgentError::TimedOut`] after `limit`, [`AgentError::MachineGone`] as soon as QEMU ends.
-    pub fn wait_ready(&self, limit: Duration, mut progress: impl FnMut(Duration)) -> Result<Duration, AgentError> {
+    pub fn wait_ready(
+        &self,
+        limit: Duration,
+        mut progress: impl FnMut(Duration),
+    ) -> Result<Duration, AgentError> {
         let started = Instant::now();
         let deadline = started + limit;
         let mut told = started;
@@ -183,7 +187,10 @@ impl Agent {
     /// # Errors
     /// [`AgentError`].
     pub fn execute<C: Command>(&self, command: &C, limit: Duration) -> Result<C::Ok, AgentError> {
-        let garbage = |error: serde_json::Error| AgentError::Garbage { command: C::NAME.into(), what: error.to_string() };
+        let garbage = |error: serde_json::Error| AgentError::Garbage {
+            command: C::NAME.into(),
+            what: error.to_string(),
+        };
         let arguments = serde_json::to_value(command).map_err(garbage)?;
         let answer = self.raw(C::NAME, &arguments, limit)?;
         serde_json::from_value(answer).map_err(garbage)
@@ -196,7 +203,8 @@ impl Agent {
     pub fn raw(&self, command: &str, arguments: &Value, limit: Duration) -> Result<Value, AgentError> {
         let deadline = Instant::now() + limit;
         let mut guard = self.lock();
-        let link = self.synced(&mut guard, deadline, &mut || {}).map_err(|error| error.about(command, limit))?;
+        let link =
+            self.synced(&mut guard, deadline, &mut || {}).map_err(|error| error.about(command, limit))?;
         let answer = link.ask(command, arguments, deadline);
         self.keep_or_drop(&mut guard, answer).map_err(|error| error.about(command, limit))
     }
@@ -231,9 +239,15 @@ impl Agent {
             ShutdownMode::Reboot => "reboot",
         };
         // The agent says nothing on success and an error at once; half a second is enough to hear it.
-        match self.raw("guest-shutdown", &json!({ "mode": mode }), COMMAND_LIMIT.min(Duration::from_millis(500))) {
+        match self.raw(
+            "guest-shutdown",
+            &json!({ "mode": mode }),
+            COMMAND_LIMIT.min(Duration::from_millis(500)),
+        ) {
             Ok(_)
-            | Err(AgentError::TimedOut { .. } | AgentError::MachineGone { .. } | AgentError::Reset { .. }) => Ok(()),
+            | Err(AgentError::TimedOut { .. } | AgentError::MachineGone { .. } | AgentError::Reset { .. }) => {
+                Ok(())
+            }
             Err(error) => Err(error),
         }
     }

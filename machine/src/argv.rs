@@ -5,8 +5,8 @@ use std::path::Path;
 
 use crate::rundir::{RunDirs, SOCKET_PATH_MAX};
 use crate::spec::{
-    AGENT_PORT, Attach, Clock, Disk, DiskBus, DiskCache, Display, Firmware, FlashFile, MachineSpec, Network, OnReboot,
-    PassedCard, Share, slots,
+    AGENT_PORT, Attach, Clock, Disk, DiskBus, DiskCache, Display, Firmware, FlashFile, MachineSpec, Network,
+    OnReboot, PassedCard, Share, slots,
 };
 
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -46,7 +46,9 @@ pub enum SpecError {
         length: usize,
     },
     /// Two functions of a card would be one in the guest.
-    #[error("card {card}: two of its functions have the same number {function}; give each device as a card of its own")]
+    #[error(
+        "card {card}: two of its functions have the same number {function}; give each device as a card of its own"
+    )]
     SameFunction {
         /// The card's place in the list, from 0.
         card: usize,
@@ -76,7 +78,11 @@ impl MachineSpec {
             ("disks and shares", on_slots, usize::from(slots::END_DISK - slots::FIRST_DISK)),
             ("SATA disks and CDs", self.disks.iter().filter(|disk| on_sata(disk)).count(), SATA_PORTS),
             ("cards", self.cards.len(), usize::from(slots::END_CARD - slots::FIRST_CARD)),
-            ("spare ports", usize::from(self.spare_ports), usize::from(slots::END_SPARE - slots::FIRST_SPARE)),
+            (
+                "spare ports",
+                usize::from(self.spare_ports),
+                usize::from(slots::END_SPARE - slots::FIRST_SPARE),
+            ),
         ];
         for (what, count, max) in places {
             if count > max {
@@ -115,7 +121,9 @@ impl MachineSpec {
         }
         for index in 0..self.spare_ports {
             let (slot, chassis) = (slots::FIRST_SPARE + index, 101 + u16::from(index));
-            argv.device(format!("pcie-root-port,id=spare{index},bus=pcie.0,addr={slot:#x},chassis={chassis}"));
+            argv.device(format!(
+                "pcie-root-port,id=spare{index},bus=pcie.0,addr={slot:#x},chassis={chassis}"
+            ));
         }
         if self.incoming {
             argv.pair("-incoming", "defer");
@@ -145,7 +153,10 @@ impl MachineSpec {
         }
         argv.pair("-machine", machine);
         argv.pair("-accel", self.accel.argument());
-        argv.pair("-cpu", if self.nested_uefi_workround { format!("{},kvm=off", self.cpu) } else { self.cpu.clone() });
+        argv.pair(
+            "-cpu",
+            if self.nested_uefi_workround { format!("{},kvm=off", self.cpu) } else { self.cpu.clone() },
+        );
         let smp = self.smp;
         let (count, sockets, cores, threads) = (smp.count(), smp.sockets, smp.cores, smp.threads);
         argv.pair("-smp", format!("{count},sockets={sockets},cores={cores},threads={threads}"));
@@ -198,7 +209,9 @@ impl MachineSpec {
             argv.pair("-chardev", format!("socket,id=port{index},path={path},server=on,wait=off"));
             // Port 0 is kept for consoles.
             let number = index + 1;
-            argv.device(format!("virtserialport,id=port{index},bus=ports.0,nr={number},chardev=port{index},name={name}"));
+            argv.device(format!(
+                "virtserialport,id=port{index},bus=ports.0,nr={number},chardev=port{index},name={name}"
+            ));
         }
     }
 }
@@ -295,7 +308,9 @@ fn put_share(argv: &mut Argv, share: &Share, slot: &mut u8) {
         format!("local,id={tag},path={path},security_model=none,multidevs=remap,readonly={lock}"),
     );
     if share.attach == Attach::AtStart {
-        argv.device(format!("virtio-9p-pci,id=share-{tag},bus=pcie.0,addr={slot:#x},fsdev={tag},mount_tag={tag}"));
+        argv.device(format!(
+            "virtio-9p-pci,id=share-{tag},bus=pcie.0,addr={slot:#x},fsdev={tag},mount_tag={tag}"
+        ));
         *slot += 1;
     }
 }
@@ -308,7 +323,8 @@ fn put_network(argv: &mut Argv, network: &Network) {
     }
     argv.pair("-netdev", netdev);
     // No option ROM: a machine with an empty disk should say so at once instead of trying PXE.
-    let mut device = format!("virtio-net-pci,id=net0,bus=pcie.0,addr={:#x},netdev=net0,romfile=", slots::NETWORK);
+    let mut device =
+        format!("virtio-net-pci,id=net0,bus=pcie.0,addr={:#x},netdev=net0,romfile=", slots::NETWORK);
     if let Some(mac) = mac {
         let _ = write!(device, ",mac={mac}");
     }
@@ -321,7 +337,8 @@ fn put_card(argv: &mut Argv, index: usize, card: &PassedCard) {
     let several = card.functions.len() > 1;
     for (function, number) in card.functions.iter().zip(function_numbers(card)) {
         let host = function.host;
-        let mut device = format!("vfio-pci,id=card{index}f{number},host={host},bus=card{index},addr=0x0.{number:#x}");
+        let mut device =
+            format!("vfio-pci,id=card{index}f{number},host={host},bus=card{index},addr=0x0.{number:#x}");
         if several && number == 0 {
             device.push_str(",multifunction=on");
         }
@@ -336,7 +353,9 @@ fn put_card(argv: &mut Argv, index: usize, card: &PassedCard) {
 /// function, say) starts there.
 fn function_numbers(card: &PassedCard) -> Vec<u8> {
     let mut numbers: Vec<u8> = card.functions.iter().map(|function| function.host.function).collect();
-    if !numbers.contains(&0) && let Some(first) = numbers.first_mut() {
+    if !numbers.contains(&0)
+        && let Some(first) = numbers.first_mut()
+    {
         *first = 0;
     }
     numbers

@@ -154,7 +154,10 @@ impl Descriptor {
             && split
             && self.mapping.device == "flash"
             && self.interface_types.iter().any(|kind| kind == "uefi")
-            && self.targets.iter().any(|target| target.architecture == "x86_64" && target.machines.iter().any(machine))
+            && self
+                .targets
+                .iter()
+                .any(|target| target.architecture == "x86_64" && target.machines.iter().any(machine))
     }
 
     fn found(&self, descriptor: PathBuf) -> Option<Found> {

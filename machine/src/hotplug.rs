@@ -53,7 +53,11 @@ pub fn plug(
         object.extend(properties);
     }
     let what = || format!("plug {driver} '{id}' into {bus}");
-    machine.qmp().raw("device_add", arguments).map(drop).map_err(|why| HotplugError::Qmp { what: what(), why })
+    machine
+        .qmp()
+        .raw("device_add", arguments)
+        .map(drop)
+        .map_err(|why| HotplugError::Qmp { what: what(), why })
 }
 
 /// Plugs in the share with this tag, which the machine's description has with [`crate::spec::Attach::Later`], into spare

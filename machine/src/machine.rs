@@ -123,7 +123,9 @@ pub enum AdoptError {
         pid: u32,
     },
     /// It lives and does not talk; most likely another no43 holds its control socket.
-    #[error("failed to talk to the QEMU of machine '{name}' (process {pid}); does another no43 hold it? {why}")]
+    #[error(
+        "failed to talk to the QEMU of machine '{name}' (process {pid}); does another no43 hold it? {why}"
+    )]
     Silent {
         /// The machine's name.
         name: String,
@@ -187,8 +189,8 @@ impl Machine {
         let argv = command_line(spec, options);
         let failed = |what: &str, why| StartError::Prepare { what: what.to_owned(), why };
         // Connected before QEMU is there: the connection waits in the socket's queue, and ends with QEMU.
-        let stream =
-            UnixStream::connect(dirs.qmp_socket()).map_err(|why| failed("connect to the control socket", why))?;
+        let stream = UnixStream::connect(dirs.qmp_socket())
+            .map_err(|why| failed("connect to the control socket", why))?;
         let process = Process::spawn(&argv, OwnedFd::from(listener), &dirs.stderr())
             .map_err(|why| failed(&format!("start {}", argv[0]), why))?;
         let record = RunRecord {
@@ -224,7 +226,9 @@ impl Machine {
         let dirs = RunDirs::at(run_dir);
         let RunRecord { name, pid, start_time, qmp_socket, .. } =
             dirs.read_record().map_err(|why| AdoptError::NoRecord { path: dirs.record(), why })?;
-        let Some(process) = Process::adopt(pid, start_time) else { return Err(AdoptError::Dead { name, pid }) };
+        let Some(process) = Process::adopt(pid, start_time) else {
+            return Err(AdoptError::Dead { name, pid });
+        };
         match Qmp::connect(&qmp_socket, Duration::from_secs(5)) {
             Ok(qmp) => Ok(Machine { name, dirs, process, qmp, agent: Mutex::default(), outlives: true }),
             Err(why) => Err(AdoptError::Silent { name, pid, why }),
@@ -317,7 +321,8 @@ impl Machine {
         let events = self.qmp.subscribe();
         crate::qmp::wait_event(&events, patience, |_| None::<()>);
         let reason = self.qmp.shutdown_event();
-        let reason = reason.as_ref().and_then(|data| data.get("reason")).and_then(Value::as_str).map(str::to_owned);
+        let reason =
+            reason.as_ref().and_then(|data| data.get("reason")).and_then(Value::as_str).map(str::to_owned);
         Some(Exit { status, reason, stderr: self.dirs.stderr_tail(STDERR_SHOWN) })
     }
 
@@ -376,7 +381,10 @@ fn command_line(spec: &MachineSpec, options: &StartOptions) -> Vec<String> {
         }
         argv.push("setpriv".to_owned());
         argv.extend([format!("--reuid={uid}"), format!("--regid={gid}")]);
-        argv.extend(["--init-groups", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--"].map(String::from));
+        argv.extend(
+            ["--init-groups", "--no-new-privs", "--inh-caps=-all", "--bounding-set=-all", "--"]
+                .map(String::from),
+        );
     }
     argv.push(options.qemu.display().to_string());
     argv.extend(spec.argv(&options.dirs));

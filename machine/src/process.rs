@@ -27,7 +27,8 @@ pub const KILL_LIMIT: Duration = Duration::from_secs(10);
 /// `NotFound` if there is no such process; `InvalidData` if the kernel's answer has another shape.
 pub fn start_time(pid: u32) -> io::Result<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    parse_start_time(&stat).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a strange /proc/PID/stat"))
+    parse_start_time(&stat)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "a strange /proc/PID/stat"))
 }
 
 /// The second field is the program's name in brackets, and may hold spaces and brackets itself.
@@ -71,7 +72,7 @@ impl Process {
     /// Starts `argv` in a process group of its own with `stdin` as descriptor 0, no output, and errors to a file.
     pub(crate) fn spawn(argv: &[String], stdin: OwnedFd, stderr: &Path) -> io::Result<Process> {
         let (program, arguments) = argv.split_first().expect("argv holds at least the program");
-        let child = Command::new(program)
+        let mut child = Command::new(program)
             .args(arguments)
             .stdin(stdin)
             .stdout(Stdio::null())
@@ -79,14 +80,16 @@ impl Process {
             .process_group(0)
             .spawn()?;
         let pid = Pid::from_child(&child);
-        let mut process = Process {
-            pid,
-            start_time: start_time(child.id())?,
-            pidfd: pidfd_open(pid, PidfdFlags::empty())?,
-            child: None,
-        };
-        process.child = Some(Mutex::new(child));
-        Ok(process)
+        let watched =
+            start_time(child.id()).and_then(|started| Ok((started, pidfd_open(pid, PidfdFlags::empty())?)));
+        match watched {
+            Ok((start_time, pidfd)) => Ok(Process { pid, start_time, pidfd, child: Some(Mutex::new(child)) }),
+            Err(error) => {
+                child.kill()?;
+                child.wait()?;
+                Err(error)
+            }
+        }
     }
 
     /// Takes over a process that runs already; `None` if it does not.
@@ -163,9 +166,12 @@ fn group_lives(group: u32) -> bool {
     processes.flatten().any(|entry| {
         let is_process = entry.file_name().as_encoded_bytes().first().is_some_and(u8::is_ascii_digit);
         let stat = if is_process { fs::read_to_string(entry.path().join("stat")).ok() } else { None };
-        let mut fields = stat.as_deref().and_then(|stat| stat.rsplit_once(')')).map(|(_, rest)| rest.split_whitespace());
+        let mut fields =
+            stat.as_deref().and_then(|stat| stat.rsplit_once(')')).map(|(_, rest)| rest.split_whitespace());
         let (state, member) = match &mut fields {
-            Some(fields) => (fields.next(), fields.nth(1).and_then(|field| field.parse().ok()) == Some(group)),
+            Some(fields) => {
+                (fields.next(), fields.nth(1).and_then(|field| field.parse().ok()) == Some(group))
+            }
             None => (None, false),
         };
         member && !matches!(state, Some("Z" | "X"))
@@ -195,8 +201,7 @@ mod tests {
     fn a_group_of_zombies_does_not_live() {
         let null = File::open("/dev/null").unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let process =
-            Process::spawn(&["true".to_owned()], null.into(), &dir.path().join("err")).unwrap();
+        let process = Process::spawn(&["true".to_owned()], null.into(), &dir.path().join("err")).unwrap();
         let poll_only = Process::adopt(process.pid(), process.start_time());
         while is_running(process.pid(), process.start_time()) {
             std::thread::yield_now();

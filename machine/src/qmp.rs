@@ -80,7 +80,7 @@ pub enum QmpError {
         /// What is wrong with it.
         why: String,
         /// The answer as it came.
-        raw: Value,
+        raw: Box<Value>,
     },
 }
 
@@ -140,8 +140,10 @@ impl Qmp {
     /// # Errors
     /// [`QmpError::Connect`], or one of [`Qmp::open`].
     pub fn connect(socket: &Path, limit: Duration) -> Result<Qmp, QmpError> {
-        let stream = UnixStream::connect(socket)
-            .map_err(|error| QmpError::Connect { path: socket.display().to_string(), why: error.to_string() })?;
+        let stream = UnixStream::connect(socket).map_err(|error| QmpError::Connect {
+            path: socket.display().to_string(),
+            why: error.to_string(),
+        })?;
         Qmp::open(stream, limit)
     }
 
@@ -169,7 +171,9 @@ impl Qmp {
         let mut handle = Handle { shared, version: Value::Null };
         handle.version = match greeted.recv_timeout(limit) {
             Ok(greeting) => greeting.get("version").cloned().unwrap_or(Value::Null),
-            Err(RecvTimeoutError::Timeout) => return Err(QmpError::TimedOut { command: during.into(), limit }),
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(QmpError::TimedOut { command: during.into(), limit });
+            }
             Err(RecvTimeoutError::Disconnected) => {
                 return Err(gone(handle.shared.why_gone()));
             }
@@ -190,7 +194,11 @@ impl Qmp {
     /// # Errors
     /// Every variant of [`QmpError`] but [`QmpError::Connect`].
     pub fn execute<C: Command>(&self, command: &C) -> Result<C::Ok, QmpError> {
-        let decode = |why: serde_json::Error, raw| QmpError::Decode { command: C::NAME.into(), why: why.to_string(), raw };
+        let decode = |why: serde_json::Error, raw| QmpError::Decode {
+            command: C::NAME.into(),
+            why: why.to_string(),
+            raw: Box::new(raw),
+        };
         let arguments = serde_json::to_value(command).map_err(|error| decode(error, Value::Null))?;
         let answer = self.raw(C::NAME, arguments)?;
         serde_json::from_value(answer.clone()).map_err(|error| decode(error, answer))
@@ -217,7 +225,20 @@ impl Qmp {
     /// # Errors
     /// As [`Qmp::raw`].
     pub fn send_fd(&self, name: &str, fd: BorrowedFd<'_>) -> Result<(), QmpError> {
-        self.handle.shared.round_trip("getfd", json!({ "fdname": name }), Some(fd), COMMAND_LIMIT).map(drop)
+        self.raw_with_fd("getfd", json!({ "fdname": name }), fd).map(drop)
+    }
+
+    /// [`Qmp::raw`] for the commands that take a copy of an open file with them (`getfd`, `add-fd`).
+    ///
+    /// # Errors
+    /// As [`Qmp::raw`].
+    pub fn raw_with_fd(
+        &self,
+        command: &str,
+        arguments: Value,
+        fd: BorrowedFd<'_>,
+    ) -> Result<Value, QmpError> {
+        self.handle.shared.round_trip(command, arguments, Some(fd), COMMAND_LIMIT)
     }
 
     /// Every event from now on. The channel disconnects when QEMU is gone (or when 10 000 events wait unread).

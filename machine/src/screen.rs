@@ -70,8 +70,9 @@ impl Machine {
 
 fn read_ppm(path: PathBuf) -> Result<RgbImage, ScreenError> {
     let size = fs::metadata(&path).map(|metadata| metadata.len());
-    match size.and_then(|size| if size <= PICTURE_MAX { fs::read(&path) } else { Err(io::ErrorKind::FileTooLarge.into()) })
-    {
+    match size.and_then(|size| {
+        if size <= PICTURE_MAX { fs::read(&path) } else { Err(io::ErrorKind::FileTooLarge.into()) }
+    }) {
         Err(why) => Err(ScreenError::Read { path, why }),
         Ok(bytes) => match image::load_from_memory_with_format(&bytes, ImageFormat::Pnm) {
             Ok(picture) => Ok(picture.into_rgb8()),
@@ -97,7 +98,9 @@ const PLACEHOLDERS: [&[u8]; 3] = [
 pub fn is_placeholder(picture: &RgbImage) -> bool {
     static KNOWN: OnceLock<Vec<Dots>> = OnceLock::new();
     let known = KNOWN.get_or_init(|| {
-        let decode = |png: &&[u8]| image::load_from_memory(png).expect("the embedded pictures should be good").into_rgb8();
+        let decode = |png: &&[u8]| {
+            image::load_from_memory(png).expect("the embedded pictures should be good").into_rgb8()
+        };
         PLACEHOLDERS.iter().map(decode).filter_map(|text| Dots::of(&text)).collect()
     });
     Dots::of(picture).is_some_and(|dots| known.contains(&dots))

@@ -18,13 +18,13 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::machine::Machine;
-use crate::qmp::{Event, QmpError, wait_event};
+use crate::qmp::{Event, Qmp, QmpError, wait_event};
 
 /// How long saving or restoring may take: 64 GiB to a disk with 500 MB/s need two minutes.
 pub const LIMIT: Duration = Duration::from_secs(180);
 
-/// The name under which QEMU gets the file.
-const FD_NAME: &str = "state";
+/// From this version on QEMU takes an open file as a file; before, only as if it were a socket, which is deprecated since.
+const FILES_SINCE: (u64, u64, u64) = (9, 1, 0);
 
 /// Why a machine was not saved or restored.
 #[derive(Debug, thiserror::Error)]
@@ -80,9 +80,9 @@ pub fn save(machine: &Machine, state: &Path, limit: Duration) -> Result<Duration
     announce(machine, what)?;
     // Without this QEMU writes at 128 MiB/s, the speed of a network of 2014.
     run("migrate-set-parameters", json!({ "max-bandwidth": 1u64 << 40 }))?;
-    qmp.send_fd(FD_NAME, file.as_fd()).map_err(|why| SnapshotError::Qmp { what, why })?;
+    let uri = hand_over(qmp, &file).map_err(|why| SnapshotError::Qmp { what, why })?;
     let events = machine.subscribe();
-    run("migrate", json!({ "uri": format!("fd:{FD_NAME}") }))?;
+    run("migrate", json!({ "uri": uri }))?;
     finished(machine, &events, what, limit)?;
     Ok(started.elapsed())
 }
@@ -98,12 +98,23 @@ pub fn restore(machine: &Machine, state: &Path, limit: Duration) -> Result<Durat
     let what = "restore";
     announce(machine, what)?;
     let failed = |why| SnapshotError::Qmp { what, why };
-    machine.qmp().send_fd(FD_NAME, file.as_fd()).map_err(failed)?;
+    let uri = hand_over(machine.qmp(), &file).map_err(failed)?;
     let events = machine.subscribe();
-    machine.qmp().raw("migrate-incoming", json!({ "uri": format!("fd:{FD_NAME}") })).map_err(failed)?;
+    machine.qmp().raw("migrate-incoming", json!({ "uri": uri })).map_err(failed)?;
     finished(machine, &events, what, limit)?;
     machine.cont().map_err(failed)?;
     Ok(started.elapsed())
+}
+
+/// Gives QEMU the open file, so that it needs no right to open it itself. Returns QEMU's name for it.
+fn hand_over(qmp: &Qmp, file: &File) -> Result<String, QmpError> {
+    if qmp.version() < FILES_SINCE {
+        qmp.send_fd("state", file.as_fd())?;
+        return Ok("fd:state".to_owned());
+    }
+    let set = qmp.raw_with_fd("add-fd", Value::Null, file.as_fd())?;
+    let number = set.get("fdset-id").and_then(Value::as_u64).unwrap_or_default();
+    Ok(format!("file:/dev/fdset/{number}"))
 }
 
 /// Turns QEMU's `MIGRATION` events on.

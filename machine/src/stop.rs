@@ -72,7 +72,8 @@ impl Machine {
             return stopped(StoppedBy::Quit, exit);
         }
         let gone = self.kill();
-        let unknown = Exit { status: Status { code: None, signal: None }, reason: None, stderr: String::new() };
+        let unknown =
+            Exit { status: Status { code: None, signal: None }, reason: None, stderr: String::new() };
         Stopped { by: StoppedBy::Kill, exit: self.exit().unwrap_or(unknown), gone }
     }
 
@@ -81,7 +82,9 @@ impl Machine {
             return None;
         }
         let agent = self.agent();
-        if agent.ping(Duration::from_secs(2).min(limit)).is_ok() && agent.shutdown(ShutdownMode::PowerDown).is_ok() {
+        if agent.ping(Duration::from_secs(2).min(limit)).is_ok()
+            && agent.shutdown(ShutdownMode::PowerDown).is_ok()
+        {
             return self.wait_exit(limit).map(|exit| (StoppedBy::Agent, exit));
         }
         let exit = self.powerdown(limit).ok()??;

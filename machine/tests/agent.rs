@@ -79,8 +79,10 @@ fn what_is_left_behind_does_not_hold_a_spawn_or_a_saved_run() {
     let guest = guest();
     let began = Instant::now();
     guest.agent.spawn(&["sleep", "3"]).unwrap();
-    let output =
-        guest.agent.exec_saved(&shell("sleep 3 & echo left; exit 3"), &ExecLimits::within(SECONDS), 100).unwrap();
+    let output = guest
+        .agent
+        .exec_saved(&shell("sleep 3 & echo left; exit 3"), &ExecLimits::within(SECONDS), 100)
+        .unwrap();
     assert_eq!((output.code, output.stdout_text().as_str()), (Some(3), "left\n"));
     assert!(began.elapsed() < Duration::from_millis(2500), "{:?}", began.elapsed());
 }
@@ -102,7 +104,7 @@ fn files_come_and_go_byte_by_byte() {
     let guest = guest();
     let path = guest.dir.path().join("a file");
     let path = path.to_str().unwrap();
-    let bytes: Vec<u8> = (0..3_000_000u32).map(|number| (number * 31 >> 3) as u8).collect();
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|number| ((number * 31) >> 3) as u8).collect();
     guest.agent.write_file(path, &bytes).unwrap();
     assert_eq!(guest.agent.read_file(path, 3_000_000).unwrap(), bytes);
     let error = guest.agent.read_file(path, 2_999_999).unwrap_err();

@@ -118,7 +118,8 @@ impl Agent {
     /// As [`Agent::exec`].
     pub fn exec_saved(&self, argv: &[&str], limits: &ExecLimits, max: u64) -> Result<ExecOutput, AgentError> {
         // The output's files are opened by a shell inside brackets, so that only the program holds them.
-        const SCRIPT: &str = r#"d=$(mktemp -d) && echo "$d" && { "$@" >"$d/out" 2>"$d/err" </dev/null; echo $? >"$d/code"; }"#;
+        const SCRIPT: &str =
+            r#"d=$(mktemp -d) && echo "$d" && { "$@" >"$d/out" 2>"$d/err" </dev/null; echo $? >"$d/code"; }"#;
         let mut command = vec!["/bin/sh", "-c", SCRIPT, "sh"];
         command.extend_from_slice(argv);
         let shell = self.exec(&command, limits)?;
@@ -132,7 +133,8 @@ impl Agent {
         let (stdout, out_cut) = self.read_file_prefix(&format!("{dir}/out"), max)?;
         let (stderr, err_cut) = self.read_file_prefix(&format!("{dir}/err"), max)?;
         self.exec(&["rm", "-rf", "--", &dir], &ExecLimits::within(COMMAND_LIMIT))?;
-        let code = String::from_utf8_lossy(&code).trim().parse::<i64>().map_err(|_| failed("no exit code"))?;
+        let code =
+            String::from_utf8_lossy(&code).trim().parse::<i64>().map_err(|_| failed("no exit code"))?;
         // A shell says 128 + N for signal N.
         let signal = (code > 128 && code < 128 + 65).then(|| code - 128);
         let code = signal.is_none().then_some(code);
@@ -166,7 +168,8 @@ impl Agent {
         }
         let answer = self.raw("guest-exec", &arguments, COMMAND_LIMIT)?;
         let pid = answer.get("pid").and_then(Value::as_i64);
-        let what = || AgentError::Garbage { command: "guest-exec".into(), what: format!("no pid in {answer}") };
+        let what =
+            || AgentError::Garbage { command: "guest-exec".into(), what: format!("no pid in {answer}") };
         pid.map(GuestPid).ok_or_else(what)
     }
 

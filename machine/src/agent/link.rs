@@ -80,7 +80,12 @@ impl Link {
     }
 
     /// Sends one command and waits for its answer. Only a refusal leaves the link in sync.
-    pub(super) fn ask(&mut self, command: &str, arguments: &Value, deadline: Instant) -> Result<Value, LinkError> {
+    pub(super) fn ask(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+        deadline: Instant,
+    ) -> Result<Value, LinkError> {
         let synced = self.synced_at.take();
         let mut message = json!({ "execute": command });
         if arguments.as_object().is_some_and(|object| !object.is_empty()) {
@@ -89,7 +94,8 @@ impl Link {
         let started_at = self.resets();
         self.send(format!("{message}\n").as_bytes(), started_at, deadline)?;
         let line = self.line(started_at, deadline)?;
-        let mut answer: Value = serde_json::from_slice(&line).map_err(|error| LinkError::Garbage(error.to_string()))?;
+        let mut answer: Value =
+            serde_json::from_slice(&line).map_err(|error| LinkError::Garbage(error.to_string()))?;
         if let Some(error) = answer.get("error") {
             self.synced_at = synced;
             let text = |key| error.get(key).and_then(Value::as_str).unwrap_or("unknown").to_owned();

@@ -12,7 +12,13 @@ fn lines(spec: &MachineSpec) -> String {
     spec.check(&dirs).unwrap();
     let argv = spec.argv(&dirs);
     argv.iter().enumerate().fold(String::new(), |mut text, (index, argument)| {
-        let separator = if index == 0 { "" } else if argument.starts_with('-') { "\n" } else { " " };
+        let separator = if index == 0 {
+            ""
+        } else if argument.starts_with('-') {
+            "\n"
+        } else {
+            " "
+        };
         let _ = write!(text, "{separator}{argument}");
         text
     })
@@ -123,7 +129,8 @@ fn a_guest_with_a_card() {
 
 #[test]
 fn a_lab_host() {
-    let share = |tag: &str, read_only, attach| Share { tag: tag.into(), path: "/s".into(), read_only, attach };
+    let share =
+        |tag: &str, read_only, attach| Share { tag: tag.into(), path: "/s".into(), read_only, attach };
     let spec = MachineSpec {
         machine_type: "pc-q35-10.0".into(),
         smp: Smp::cpus(2),

@@ -19,7 +19,7 @@ use image::RgbImage;
 use qemu_display::Console;
 use serde_json::json;
 use zbus::Connection;
-use zbus::zvariant::Fd;
+use zbus::zvariant::{Fd, OwnedFd};
 
 use crate::qmp::Qmp;
 
@@ -100,9 +100,10 @@ impl Listener {
         loop {
             let rest = deadline.saturating_duration_since(Instant::now());
             let screen = self.shared.lock();
-            let waited = self.shared.changed.wait_timeout_while(screen, rest.min(SLICE), |screen| {
-                !screen.dirty && !screen.useless
-            });
+            let waited = self
+                .shared
+                .changed
+                .wait_timeout_while(screen, rest.min(SLICE), |screen| !screen.dirty && !screen.useless);
             let mut screen = waited.unwrap_or_else(PoisonError::into_inner).0;
             if screen.useless || self.qmp.gone().is_some() {
                 return Next::Over;
@@ -124,7 +125,10 @@ impl Listener {
     }
 }
 
-async fn register(ours: UnixStream, shared: Arc<Shared>) -> Result<[Connection; 2], Box<dyn std::error::Error + Send + Sync>> {
+async fn register(
+    ours: UnixStream,
+    shared: Arc<Shared>,
+) -> Result<[Connection; 2], Box<dyn std::error::Error + Send + Sync>> {
     const PATH: &str = "/org/qemu/Display1/Listener";
     let control = zbus::connection::Builder::async_io_unix_stream(ours).p2p().build().await?;
     let console = Console::new(&control, 0).await?;
@@ -185,26 +189,26 @@ struct Map(Arc<Shared>);
 impl Map {
     fn scanout_map(
         &self,
-        memory: Fd<'_>,
+        memory: OwnedFd,
         offset: u32,
         width: u32,
         height: u32,
         stride: u32,
         format: u32,
     ) -> zbus::fdo::Result<()> {
-        let memory = memory.as_fd().try_clone_to_owned().map(File::from);
+        let memory = Arc::new(File::from(std::os::fd::OwnedFd::from(memory)));
         let fits = matches!(format, X8R8G8B8 | A8R8G8B8)
             && width <= SIDE_MAX
             && height <= SIDE_MAX
             && stride >= width * 4
             && stride <= SIDE_MAX * 8;
-        self.0.change(|screen| match memory {
-            Ok(memory) if fits => {
-                let memory = Arc::new(memory);
+        self.0.change(|screen| {
+            if fits {
                 screen.shape = Some(Shape { memory, offset: offset.into(), width, height, stride });
                 screen.dirty = true;
+            } else {
+                screen.useless = true;
             }
-            _ => screen.useless = true,
         });
         Ok(())
     }

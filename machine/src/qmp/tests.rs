@@ -7,8 +7,7 @@ use std::thread::{self, JoinHandle};
 use super::*;
 
 const SHORT: Duration = Duration::from_millis(200);
-const GREETING: &str =
-    r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""}, "capabilities": ["oob", "x"]}}"#;
+const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 0, "major": 10}, "package": ""}, "capabilities": ["oob", "x"]}}"#;
 
 /// Answers each command with the lines of the next step, `ID` replaced by the command's id; then hangs up.
 fn scripted(steps: &'static [&'static [&'static str]]) -> (UnixStream, JoinHandle<Vec<Value>>) {
@@ -55,7 +54,10 @@ fn what_qapi_does_not_know_disturbs_nobody() {
     assert_eq!(qmp.shutdown_event().unwrap()["reason"], "new-reason");
     assert_eq!(qmp.version(), (10, 0, 2));
     let asked = server.join().unwrap();
-    assert_eq!((&asked[0]["execute"], &asked[1]["execute"]), (&json!("qmp_capabilities"), &json!("query-status")));
+    assert_eq!(
+        (&asked[0]["execute"], &asked[1]["execute"]),
+        (&json!("qmp_capabilities"), &json!("query-status"))
+    );
 }
 
 #[test]

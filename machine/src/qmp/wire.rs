@@ -120,7 +120,10 @@ pub(crate) fn parse(line: &[u8]) -> Result<Message, serde_json::Error> {
     let Some(id) = value.get("id").and_then(Value::as_u64) else { return Ok(Message::Other(value)) };
     if let Some(error) = value.get("error") {
         let text = |key| error.get(key).and_then(Value::as_str).unwrap_or("unknown").to_owned();
-        return Ok(Message::Reply { id, result: Err(Refusal { class: text("class"), description: text("desc") }) });
+        return Ok(Message::Reply {
+            id,
+            result: Err(Refusal { class: text("class"), description: text("desc") }),
+        });
     }
     match value.get_mut("return") {
         Some(answer) => Ok(Message::Reply { id, result: Ok(answer.take()) }),

@@ -49,7 +49,10 @@ fn a_wrong_argument_is_shown_in_qemus_words_and_at_once() {
     let error = Machine::start(&spec, &options).unwrap_err();
     assert!(began.elapsed() < Duration::from_secs(5));
     assert!(matches!(&error, StartError::Died { .. }), "{error}");
-    assert!(error.to_string().contains("exit code 1") && error.to_string().contains("no-such-device"), "{error}");
+    assert!(
+        error.to_string().contains("exit code 1") && error.to_string().contains("no-such-device"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -178,7 +181,9 @@ fn another_user_runs_it_without_capabilities() {
     options.run_as = Some(RunAs { uid: 65534, gid: 65534 });
     let machine = start(&spec, &options);
     let status = fs::read_to_string(format!("/proc/{}/status", machine.pid())).unwrap();
-    let line = |key: &str| status.lines().find(|line| line.starts_with(key)).unwrap().split_whitespace().nth(1).unwrap();
+    let line = |key: &str| {
+        status.lines().find(|line| line.starts_with(key)).unwrap().split_whitespace().nth(1).unwrap()
+    };
     assert_eq!((line("Uid:"), line("CapEff:"), line("NoNewPrivs:")), ("65534", "0000000000000000", "1"));
     assert_eq!(line("Seccomp:"), "2");
     assert_eq!(fs::metadata(machine.dirs().dir()).unwrap().uid(), 65534);

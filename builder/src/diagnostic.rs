@@ -79,7 +79,7 @@ pub enum Kind {
     WrongHash,
 }
 
-/// One thing that a person has to change.
+/// One thing that a person has to change. Boxed texts keep it small enough to be an error by itself.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// For programs.
@@ -89,17 +89,17 @@ pub struct Problem {
     /// Dotted path of the key, such as `guest.user.name` or `card.0.id`; empty where no key is meant.
     pub key: String,
     /// What is wrong.
-    pub what: String,
+    pub what: Box<str>,
     /// Why it is so, where that is not obvious.
-    pub why: Option<String>,
+    pub why: Option<Box<str>>,
     /// What to do.
-    pub fix: Option<String>,
+    pub fix: Option<Box<str>>,
 }
 
 impl Problem {
     /// A problem without place, reason and fix; add them with the methods below.
     pub fn new(kind: Kind, key: impl Into<String>, what: impl Into<String>) -> Self {
-        Self { kind, place: None, key: key.into(), what: what.into(), why: None, fix: None }
+        Self { kind, place: None, key: key.into(), what: what.into().into(), why: None, fix: None }
     }
 
     /// The same, there.
@@ -112,14 +112,14 @@ impl Problem {
     /// The same, with a reason.
     #[must_use]
     pub fn why(mut self, why: impl Into<String>) -> Self {
-        self.why = Some(why.into());
+        self.why = Some(why.into().into());
         self
     }
 
     /// The same, with what to do.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<String>) -> Self {
-        self.fix = Some(fix.into());
+        self.fix = Some(fix.into().into());
         self
     }
 }

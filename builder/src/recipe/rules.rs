@@ -233,7 +233,7 @@ impl Rules<'_> {
             self.push(at.spot("memory").problem(Kind::BadValue, what).fix(fix));
         }
         let disk_bytes = bytes("disk")?;
-        if disk_bytes < MIN_DISK || disk_bytes % (1 << 20) != 0 {
+        if disk_bytes < MIN_DISK || !disk_bytes.is_multiple_of(1 << 20) {
             let what = format!("{} is not a whole number of MiB from 1 GiB on", units::show_size(disk_bytes));
             let fix = "write at least \"1 GiB\"; only what is written takes room";
             self.push(at.spot("disk").problem(Kind::BadValue, what).fix(fix));

@@ -57,7 +57,7 @@ fn split(text: &str, example: &str) -> Result<(u64, String), (String, String)> {
 
 /// Bytes for people: the largest unit that leaves a whole number.
 pub(crate) fn show_size(bytes: u64) -> String {
-    let unit = SIZES.iter().rev().find(|(_, factor)| bytes >= *factor && bytes % factor == 0);
+    let unit = SIZES.iter().rev().find(|(_, factor)| bytes >= *factor && bytes.is_multiple_of(*factor));
     unit.map_or_else(|| format!("{bytes} bytes"), |(name, factor)| format!("{} {name}", bytes / factor))
 }
 

@@ -38,13 +38,23 @@ pub enum Privilege {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
 enum Verb {
-    Bind { functions: Vec<PciAddress>, lease: String, holder: String, owner: ProcessRef },
-    Release { functions: Vec<PciAddress> },
+    /// Only asks whether root is reached this way.
+    Hello,
+    Bind {
+        functions: Vec<PciAddress>,
+        lease: String,
+        holder: String,
+        owner: ProcessRef,
+    },
+    Release {
+        functions: Vec<PciAddress>,
+    },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(tag = "reply", rename_all = "kebab-case")]
 enum Reply {
+    Hello,
     Bound { nodes: Vec<VfioNode> },
     Released { back: GivenBack },
     Failed { error: BindError },
@@ -67,11 +77,11 @@ impl Privilege {
     pub fn works(&self) -> Result<(), String> {
         match self {
             Privilege::Root => Ok(()),
-            Privilege::Sudo => {
-                let output = run_limited(Command::new("sudo").args(["-n", "true"]), SUDO_LIMIT)
-                    .map_err(|e| format!("sudo does not start: {e}"))?;
-                if output.status.success() { Ok(()) } else { Err(sudo_says(&output)) }
-            }
+            // the very command that binds: a rule in sudoers may allow nothing else
+            Privilege::Sudo => ask(&Verb::Hello).map(drop).map_err(|error| match error {
+                BindError::Privilege { why } => why,
+                other => other.to_string(),
+            }),
             Privilege::None => Err("not root, and sudo is not installed".into()),
         }
     }
@@ -85,7 +95,7 @@ impl Privilege {
                 let gid = rustix::process::getegid().as_raw();
                 place.bind(&Job { functions, lease: id, holder, owner, uid, gid })
             }
-            Privilege::Sudo => match ask(&Verb::Bind { functions, lease: id, holder, owner }, place)? {
+            Privilege::Sudo => match ask_about(&Verb::Bind { functions, lease: id, holder, owner }, place)? {
                 Reply::Bound { nodes } => Ok(nodes),
                 other => Err(unexpected(&other)),
             },
@@ -100,7 +110,7 @@ impl Privilege {
     ) -> Result<GivenBack, BindError> {
         match self {
             Privilege::Root => place.release(functions, rustix::process::geteuid().as_raw()),
-            Privilege::Sudo => match ask(&Verb::Release { functions: functions.to_vec() }, place)? {
+            Privilege::Sudo => match ask_about(&Verb::Release { functions: functions.to_vec() }, place)? {
                 Reply::Released { back } => Ok(back),
                 other => Err(unexpected(&other)),
             },
@@ -122,12 +132,17 @@ fn unexpected(reply: &Reply) -> BindError {
     }
 }
 
-/// Runs the verb as root and reads its answer.
-fn ask(verb: &Verb, place: &Place<'_>) -> Result<Reply, BindError> {
-    let failed = |why: String| BindError::Privilege { why };
-    if !place.roots.is_real() {
-        return Err(failed("sudo changes only this machine's own /sys".into()));
+/// The root half takes its directories from its defaults, so it can only work on this machine's own.
+fn ask_about(verb: &Verb, place: &Place<'_>) -> Result<Reply, BindError> {
+    match place.roots.is_real() {
+        true => ask(verb),
+        false => Err(BindError::Privilege { why: "sudo changes only this machine's own /sys".into() }),
     }
+}
+
+/// Runs the verb as root and reads its answer.
+fn ask(verb: &Verb) -> Result<Reply, BindError> {
+    let failed = |why: String| BindError::Privilege { why };
     let json = serde_json::to_string(verb).map_err(|e| failed(e.to_string()))?;
     let exe = env::current_exe().map_err(|e| failed(format!("this program's own file is not known: {e}")))?;
     let mut command = Command::new("sudo");
@@ -180,6 +195,7 @@ fn carry_out(json: &str) -> Result<Reply, BindError> {
     let (state, roots) = (StateDir::of_system(), Roots::real());
     let place = Place { state: &state, roots: &roots, limits: Limits::default() };
     match verb {
+        Verb::Hello => Ok(Reply::Hello),
         Verb::Bind { functions, lease, holder, owner } => {
             if uid != 0 && owner_uid(&owner, &roots) != Some(uid) {
                 return Err(refuse("the process that asks is not the user's"));
@@ -199,6 +215,7 @@ fn read_verb(json: &str) -> Result<Verb, BindError> {
     }
     let verb: Verb = serde_json::from_str(json).map_err(|e| refuse(format!("not a request: {e}")))?;
     let functions = match &verb {
+        Verb::Hello => return Ok(verb),
         Verb::Bind { functions, lease, holder, .. } => {
             check_text("lease", lease)?;
             check_text("holder", holder)?;
@@ -244,6 +261,7 @@ mod tests {
 
     #[test]
     fn only_whole_requests_are_read() {
+        assert!(why(r#"{"verb":"hello"}"#).starts_with("taken"));
         assert!(why(r#"{"verb":"release","functions":["0000:01:00.0"]}"#).starts_with("taken"));
         assert!(why(r#"{"verb":"release","functions":[]}"#).contains("0 functions"));
         assert!(why(r#"{"verb":"release","functions":["../../etc"]}"#).contains("not a PCI address"));

@@ -53,7 +53,9 @@ impl fmt::Display for Pending {
             Left::RunningMachine { machine } => {
                 write!(f, " has left a machine running with {cards} (process {})", machine.process.pid)
             }
-            Left::BoundFunctions { .. } => write!(f, " has left {cards} bound to vfio-pci: no43 release gives it back"),
+            Left::BoundFunctions { .. } => {
+                write!(f, " has left {cards} bound to vfio-pci: no43 release gives it back")
+            }
             Left::Nothing => write!(f, " has left only its lease of {cards}: no43 release removes it"),
         }
     }

@@ -154,6 +154,30 @@ pub struct JournalEntry {
     pub node_before: Option<NodeOwner>,
 }
 
+impl JournalEntry {
+    fn as_card(&self) -> LeasedCard {
+        LeasedCard {
+            name: crate::names::card(self.id),
+            address: self.address,
+            id: self.id,
+            functions: vec![self.address],
+        }
+    }
+
+    /// All that is known here of another user's lease.
+    fn as_lease(&self) -> LeaseRecord {
+        LeaseRecord {
+            id: self.lease.clone(),
+            holder: self.holder.clone(),
+            owner: self.owner,
+            boot_id: self.boot_id.clone(),
+            since: self.since,
+            cards: vec![self.as_card()],
+            machine: self.machine.map(|process| MachineRef { process, qmp: PathBuf::new() }),
+        }
+    }
+}
+
 /// Owner and permissions of a device node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeOwner {
@@ -292,23 +316,17 @@ impl StateDir {
             {
                 continue;
             }
-            let card = LeasedCard {
-                name: crate::names::card(entry.id),
-                address: entry.address,
-                id: entry.id,
-                functions: vec![entry.address],
+            let lease = match holdings.iter().position(|lease| lease.id == entry.lease) {
+                Some(index) => &mut holdings[index],
+                None => {
+                    holdings.push(entry.as_lease());
+                    continue;
+                }
             };
-            match holdings.iter_mut().find(|lease| lease.id == entry.lease) {
-                Some(lease) => lease.cards.push(card),
-                None => holdings.push(LeaseRecord {
-                    id: entry.lease,
-                    holder: entry.holder,
-                    owner: entry.owner,
-                    boot_id: entry.boot_id,
-                    since: entry.since,
-                    cards: vec![card],
-                    machine: entry.machine.map(|process| MachineRef { process, qmp: PathBuf::new() }),
-                }),
+            // the journal knows functions; those of one slot are one card
+            match lease.cards.iter_mut().find(|card| card.address.same_slot(&entry.address)) {
+                Some(card) => card.functions.push(entry.address),
+                None => lease.cards.push(entry.as_card()),
             }
         }
         holdings

@@ -50,7 +50,7 @@ fn row(card: &Card, host_display: Option<&Card>) -> GpuRow {
     }
     let note = card.warning().or_else(|| {
         let other = host_display?;
-        Some(format!("this host shows its own screen on the {}", other.name))
+        Some(format!("this host shows its own screen on the {}", other.titled()))
     });
     let state = match (&card.state, note) {
         (CardState::Ready, Some(note)) => format!("{} ({note})", card.state),

@@ -234,19 +234,29 @@ fn json_errors(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+/// Leases, journal, images and recipes; remembered hashes and the remembered KVM probe are not counted.
+fn state_of(scene: &Scene) -> Result<Vec<(String, u64)>> {
+    let mut files = listing(&scene.work())?;
+    files.extend(listing(scene.store())?);
+    files.extend(listing(&scene.state())?);
+    files.retain(|(name, _)| !name.starts_with("cache/") && name != "hashes.json");
+    Ok(files)
+}
+
 fn looking(scene: &Scene) -> Result<()> {
     scene.write("recipe.toml", GOOD)?;
     scene.no43(&["lock", "recipe.toml"])?.limit(120).ok()?;
-    let before = (listing(scene.store())?, listing(&scene.state())?, listing(&scene.work())?);
-    for command in [
+    let before = state_of(scene)?;
+    let commands = [
         &["gpus"][..],
         &["doctor"],
         &["plan", "recipe.toml"],
         &["image", "ls"],
         &["recipe", "check", "recipe.toml"],
-    ] {
+    ];
+    for command in commands {
         scene.no43(command)?.env("PLAYER_PASSWORD", "x").done()?;
-        let after = (listing(scene.store())?, listing(&scene.state())?, listing(&scene.work())?);
+        let after = state_of(scene)?;
         ensure!(before == after, "no43 {} changed files: {before:?} and {after:?}", command.join(" "));
     }
     Ok(())

@@ -582,3 +582,17 @@ fn files_that_are_not_there_are_named_with_the_line_that_wants_them() {
         inputs["step"]["copy"].as_array().unwrap().iter().map(|file| file["to"].as_str().unwrap()).collect();
     assert_eq!(to, ["/y/a/run.sh", "/y/b", "/y/link"]);
 }
+
+#[test]
+fn a_recipe_that_holds_all_defaults_means_the_same_as_one_that_holds_none() {
+    let (defaults, _) = recipe::DEFAULTS.split_once("# For each item").unwrap();
+    let folder = Folder::with(&[("all.toml", defaults), ("none.toml", "")]);
+    let [all, none] = ["all", "none"].map(|name| {
+        plan_of(&folder.load(&format!("{name}.toml"), &["guest.os=debian12", "name=x"]).unwrap())
+    });
+    assert_eq!(keys(&all), keys(&none));
+    assert_eq!(
+        (all.machine, all.checks, all.display, all.network),
+        (none.machine, none.checks, none.display, none.network)
+    );
+}

@@ -1,6 +1,6 @@
 //! What this Linux lends to virtual machines: PCI cards, IOMMU groups, VFIO bindings, KVM; and how it gets them back.
 //!
-//! Looking (`inventory`, `card`, `holders`, `doctor`) changes nothing. Changing goes through a [`lease`], is written into
+//! Looking (`inventory`, `card`, `holders`, `doctor`) changes nothing. Changing goes through a [`Lease`], is written into
 //! the journal first ([`state`]), and is undone by [`recovery`] after a crash. The few writes that need root are in
 //! `binding`, reached directly or by [`privilege`]'s verbs. sysfs, proc and dev are parameters ([`Roots`]).
 

@@ -91,7 +91,7 @@ fn with_maker(id: PciId, name: &str) -> String {
 /// Looks one id up in the text of a `pci.ids` file.
 fn in_list(list: &str, id: PciId) -> Option<String> {
     let vendor = format!("\n{:04x}  ", id.vendor);
-    let section = &list[position(list.as_bytes(), vendor.as_bytes())? + vendor.len()..];
+    let section = &list[position(list, &vendor)? + vendor.len()..];
     let device = format!("\t{:04x}  ", id.device);
     section
         .lines()
@@ -101,11 +101,10 @@ fn in_list(list: &str, id: PciId) -> Option<String> {
         .map(|name| name.trim().to_string())
 }
 
-/// Where a line that starts with `\n` and a vendor begins. Goes from line to line, most of which start with a tab: quicker
-/// than a search for the text.
-fn position(list: &[u8], vendor: &[u8]) -> Option<usize> {
+/// Where a line that starts with a vendor begins. Hops from line end to line end, which is quicker than a text search.
+fn position(list: &str, vendor: &str) -> Option<usize> {
     let mut at = 0;
-    while let Some(step) = list.get(at..)?.iter().position(|byte| *byte == b'\n') {
+    while let Some(step) = list[at..].find('\n') {
         at += step;
         if list[at..].starts_with(vendor) {
             return Some(at);

@@ -58,8 +58,10 @@ pub(super) fn paint(node: &Path, seed: u64) -> Result<Scanout> {
     let output = choose_output(&device)?;
     let (width, height) = output.mode.size();
     let (width, height) = (u32::from(width), u32::from(height));
-    let framebuffer = filled_framebuffer(&device, &Pattern::new(seed, width, height))?;
+    let (mut buffer, framebuffer) = new_framebuffer(&device, width, height)?;
     show(&device, &output, framebuffer)?;
+    fill(&device, &mut buffer, &Pattern::new(seed, width, height))?;
+    flush(&device, &output, framebuffer)?;
     let connector = format!("{}-{}", output.connector.interface().as_str(), output.connector.interface_id());
     Ok(Scanout { device, connector, width, height })
 }
@@ -111,21 +113,12 @@ fn crtc_for(
     crtcs.next().context("no scan-out engine of the card can feed the connector")
 }
 
-fn filled_framebuffer(device: &Device, pattern: &Pattern) -> Result<framebuffer::Handle> {
-    let (width, height) = (pattern.width(), pattern.height());
-    let mut buffer: DumbBuffer = device
+fn new_framebuffer(device: &Device, width: u32, height: u32) -> Result<(DumbBuffer, framebuffer::Handle)> {
+    let buffer = device
         .create_dumb_buffer((width, height), DrmFourcc::Xrgb8888, 32)
         .with_context(|| format!("failed to get {width}x{height} pixels of the card's memory"))?;
-    let pitch = buffer.pitch() as usize;
-    let mut mapping = device.map_dumb_buffer(&mut buffer).context("failed to map the picture's memory")?;
-    for (y, line) in (0..height).zip(mapping.as_mut().chunks_mut(pitch)) {
-        let row = pattern.row_xrgb8888(y);
-        line.get_mut(..row.len())
-            .context("the kernel gave less memory than the picture needs")?
-            .copy_from_slice(&row);
-    }
-    drop(mapping);
-    device.add_framebuffer(&buffer, 24, 32).context("the driver refuses XRGB8888")
+    let framebuffer = device.add_framebuffer(&buffer, 24, 32).context("the driver refuses XRGB8888")?;
+    Ok((buffer, framebuffer))
 }
 
 fn show(device: &Device, output: &Output, framebuffer: framebuffer::Handle) -> Result<()> {
@@ -134,6 +127,25 @@ fn show(device: &Device, output: &Output, framebuffer: framebuffer::Handle) -> R
         .set_crtc(output.crtc, Some(framebuffer), (0, 0), &connectors, Some(output.mode))
         .context("failed to set the mode")?;
     hide_cursor(device, output.crtc);
+    Ok(())
+}
+
+/// Draws the pattern. This comes after the mode is set: a standard VGA clears its memory when it is switched on,
+/// and with it a picture that was drawn before, unless the console has switched it on already.
+fn fill(device: &Device, buffer: &mut DumbBuffer, pattern: &Pattern) -> Result<()> {
+    let pitch = buffer.pitch() as usize;
+    let mut mapping = device.map_dumb_buffer(buffer).context("failed to map the picture's memory")?;
+    for (y, line) in (0..pattern.height()).zip(mapping.as_mut().chunks_mut(pitch)) {
+        let row = pattern.row_xrgb8888(y);
+        line.get_mut(..row.len())
+            .context("the kernel gave less memory than the picture needs")?
+            .copy_from_slice(&row);
+    }
+    Ok(())
+}
+
+/// Makes sure that what was drawn reaches the card, and that the card still shows it.
+fn flush(device: &Device, output: &Output, framebuffer: framebuffer::Handle) -> Result<()> {
     let (width, height) = output.mode.size();
     match device.dirty_framebuffer(framebuffer, &[ClipRect::new(0, 0, width, height)]) {
         Ok(()) => {}

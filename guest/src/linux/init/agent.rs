@@ -18,7 +18,7 @@ const PORT: &str = "org.qemu.guest_agent.0";
 /// Where Debian and others put the agent.
 const PROGRAMS: &[&str] = &["usr/sbin/qemu-ga", "usr/bin/qemu-ga"];
 
-/// Pause between two looks for the port. Its driver is loaded before, so the first look nearly always finds it.
+/// Pause between two looks for a port that was not there at boot.
 const PORT_PAUSE: Duration = Duration::from_millis(200);
 
 /// Pause before the first restart; doubled each time the agent dies young.
@@ -133,7 +133,7 @@ pub(super) fn link_ports(root: &Root) {
 }
 
 /// Device node of the agent's port.
-fn port(root: &Root) -> Option<PathBuf> {
+pub(super) fn port(root: &Root) -> Option<PathBuf> {
     let (device, _) = ports(root).into_iter().find(|(_, name)| name == PORT)?;
     Some(root.path("dev").join(device))
 }

@@ -43,6 +43,10 @@ pub(crate) const SETTLED: &str = "settled";
 /// an agent is still to have its drivers.
 const AGENT_HEAD_START: Duration = Duration::from_secs(5);
 
+/// How long the boot waits for the agent's port: its name comes from the host a moment after its driver. A guest
+/// without such a port goes on without.
+const PORT_LIMIT: Duration = Duration::from_secs(2);
+
 /// Modules that the agent's port needs; the initrd may have loaded some of them.
 const AGENT_MODULES: &[&str] = &["virtio_pci", "virtio_console"];
 
@@ -71,6 +75,7 @@ fn boot(root: &Root) -> Result<Infallible> {
     if let Err(error) = modules::load(root, AGENT_MODULES) {
         log.say(&format!("{error:#}")); // the background work tries again with modprobe
     }
+    wait_for(PORT_LIMIT, || agent::port(root));
     let mut agent = Agent::new(root);
     agent.tend(&processes, &log);
     set_hostname(root, &log);

@@ -3,7 +3,7 @@
 //! The template escapes every value by itself (its name ends in `.html`); nothing here is marked as safe except the pictures' own base64.
 
 use super::model::{Model, PhaseModel, SectionModel};
-use crate::evidence::CheckResult;
+use crate::evidence::{CheckResult, Round};
 use crate::words;
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
@@ -59,7 +59,9 @@ struct View<'a> {
 
 #[derive(Serialize)]
 struct CheckView<'a> {
-    label: String,
+    /// Stands above the first check of a repeated round.
+    heading: &'static str,
+    name: &'a str,
     mark: &'static str,
     tone: &'static str,
     result: &'a CheckResult,
@@ -96,7 +98,13 @@ struct LogView<'a> {
 
 impl<'a> View<'a> {
     fn of(section: &'a SectionModel, total_ms: u64, pictures: &mut Pictures<'_>) -> Self {
-        let checks: Vec<_> = section.checks.iter().map(|check| check_view(section, check, pictures)).collect();
+        let mut round = Round::First;
+        let checks = section.checks.iter().map(|check| {
+            let heading = if check.round == round { "" } else { heading(check.round) };
+            round = check.round;
+            check_view(section, check, heading, pictures)
+        });
+        let checks: Vec<_> = checks.collect();
         let shown: Vec<&str> = section.checks.iter().flat_map(|c| &c.evidence).map(String::as_str).collect();
         let screens = section.frames.iter().filter(|f| !shown.contains(&f.file.as_str())).map(|f| f.file.as_str());
         let screens = screens.collect::<Vec<_>>().into_iter().filter_map(|file| picture(section, file, pictures)).collect();
@@ -113,7 +121,16 @@ impl<'a> View<'a> {
     }
 }
 
-fn check_view<'a>(section: &'a SectionModel, result: &'a CheckResult, pictures: &mut Pictures<'_>) -> CheckView<'a> {
+fn heading(round: Round) -> &'static str {
+    match round {
+        Round::First => "",
+        Round::AfterReboot => "After a reboot of the guest",
+        Round::AfterColdStart => "After a cold start",
+        Round::AfterRun => "After the run",
+    }
+}
+
+fn check_view<'a>(section: &'a SectionModel, result: &'a CheckResult, heading: &'static str, pictures: &mut Pictures<'_>) -> CheckView<'a> {
     use crate::evidence::Outcome;
     let (mark, tone, reason) = match &result.answer {
         Outcome::Passed => ("✔", "good", ""),
@@ -122,7 +139,7 @@ fn check_view<'a>(section: &'a SectionModel, result: &'a CheckResult, pictures: 
     };
     let (shown, files): (Vec<_>, Vec<_>) = result.evidence.iter().partition(|file| file.ends_with(".png"));
     let pictures = shown.into_iter().filter_map(|file| picture(section, file, pictures)).collect();
-    CheckView { label: section.label(result), mark, tone, result, reason, pictures, files: files.into_iter().map(String::as_str).collect() }
+    CheckView { heading, name: &result.check, mark, tone, result, reason, pictures, files: files.into_iter().map(String::as_str).collect() }
 }
 
 fn picture(section: &SectionModel, file: &str, pictures: &mut Pictures<'_>) -> Option<PictureView> {

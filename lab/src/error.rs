@@ -93,6 +93,12 @@ pub enum LabError {
         /// What is wrong with it and what to do.
         why: String,
     },
+    /// The store's modes keep the inner user out.
+    #[error("{0} cannot be read by the lab host's ordinary user; allow it with: chmod o+rx {0}", path.display())]
+    Store {
+        /// The directory.
+        path: PathBuf,
+    },
     /// A program that is needed on this side.
     #[error("failed to run {program}: {why}")]
     Program {

@@ -1,10 +1,11 @@
 //! The outer machine: the lab host, restored from its snapshot or booted, with its two shares mounted.
 //!
 //! Order of a start: QEMU with a fresh overlay and a fresh generation id, memory from the snapshot, the shares plugged in
-//! (a mounted share could not be saved), then one script inside: clock first, then a boot id, then the mounts.
+//! (a mounted share could not be saved), then inside the clock before anything else, then a boot id and the mounts.
 
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use no43_machine::agent::ExecLimits;
 use no43_machine::spec::{Attach, Disk, DiskCache, OnReboot, SerialPort, Share};
@@ -22,6 +23,9 @@ use crate::snapshot::{self as pairs, About, Pair, Snapshots};
 pub(crate) const LAB_PORT: &str = "org.no43.lab";
 /// The port of `lab shell`.
 pub(crate) const SHELL_PORT: &str = "org.no43.shell";
+
+/// How the share keeps owners and modes; what is brought out of it is readable like any other file.
+const MAPPED: &str = "security_model=mapped-xattr,fmode=0644,dmode=0755";
 
 /// From QEMU's start to the agent of a booted lab host: 24 s were measured on two cores without KVM; a machine with
 /// everything else to do takes several times as long.
@@ -109,6 +113,10 @@ impl Lab {
         let place = places.create(name, &profile.name, private, &options.store)?;
         let share = place.share();
         make_dir(&share)?;
+        // The lab host's ordinary user must get in; outside, the directory above lets nobody else through.
+        let open = std::fs::Permissions::from_mode(0o755);
+        std::fs::set_permissions(&share, open).map_err(LabError::file("change", &share))?;
+        check_readable(&options.store)?;
         let start = Start { profile, host, options, place: &place, private };
         match start.run(progress) {
             Ok((machine, started)) => Ok(Lab { machine, place, started }),
@@ -336,14 +344,17 @@ impl Start<'_> {
         }
     }
 
-    /// Shares, clock, boot id, mounts.
+    /// Clock, shares, boot id, mounts.
     fn wake(&self, machine: &Machine) -> Result<(), LabError> {
-        let plugged = [inside::STORE_TAG, inside::SHARE_TAG].into_iter().zip(0..).try_for_each(|(tag, spare)| {
+        let plug = |(tag, spare)| {
             hotplug::plug_share(machine, tag, spare).map_err(|error| Trouble::Said(error.to_string()))
-        });
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = format!("{}.{:09}", now.as_secs(), now.subsec_nanos());
-        let awake = plugged.and_then(|()| script_on(machine, inside::WAKE, &[&now, &fresh_uuid()]));
+        };
+        let awake = machine
+            .agent()
+            .set_time()
+            .map_err(Trouble::from)
+            .and_then(|()| [inside::STORE_TAG, inside::SHARE_TAG].into_iter().zip(0..).try_for_each(plug))
+            .and_then(|()| script_on(machine, inside::WAKE, &[&fresh_uuid()]));
         awake.map(drop).map_err(|trouble| self.give_up(machine, "waking the lab host", &trouble))
     }
 
@@ -353,6 +364,17 @@ impl Start<'_> {
         machine.kill();
         error
     }
+}
+
+/// Inside, files keep the modes that they have here, and their owner there is nobody's.
+fn check_readable(store: &Path) -> Result<(), LabError> {
+    for dir in [store.to_owned(), store.join("images")] {
+        let Ok(facts) = std::fs::metadata(&dir) else { continue };
+        if facts.permissions().mode() & 0o005 != 0o005 {
+            return Err(LabError::Store { path: dir });
+        }
+    }
+    Ok(())
 }
 
 /// The whole machine, but for what is new at every start.
@@ -376,7 +398,7 @@ fn spec(profile: &Profile, host: &LabHost, accel: Accel, paths: &Paths) -> Machi
     let path = paths.share.display().to_string().replace(',', ",,");
     spec.extra.extend([
         "-fsdev".to_owned(),
-        format!("local,id={},path={path},security_model={},multidevs=remap", inside::SHARE_TAG, "mapped-xattr"),
+        format!("local,id={},path={path},multidevs=remap,{MAPPED}", inside::SHARE_TAG),
     ]);
     spec
 }

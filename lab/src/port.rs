@@ -92,7 +92,7 @@ impl Server<'_> {
                 let card = self.card(*address)?;
                 // The card itself is a conventional device, which has no error reporting. Data Link Protocol Error is
                 // fatal, Receiver Error is corrected by the link itself.
-                let line = if *fatal { format!("{} DLP", card.port) } else { format!("-c {} RCVR", card.port) };
+                let line = if *fatal { format!("{} DLP", card.port) } else { format!("{} RCVR", card.port) };
                 self.inject(&line)
             }
         }

@@ -72,7 +72,7 @@ fn the_three_card_lab_as_qemu_gets_it() {
     -device secondary-vga,id=card-right,bus=port-right-port,addr=0x0.0,multifunction=on
     -device intel-hda,id=audio-right,bus=port-right-port,addr=0x0.1
     -device hda-duplex,bus=audio-right.0,audiodev=silence
-    -fsdev local,id=evidence,path=E,security_model=mapped-xattr,multidevs=remap
+    -fsdev local,id=evidence,path=E,multidevs=remap,security_model=mapped-xattr,fmode=0644,dmode=0755
     ");
 }
 

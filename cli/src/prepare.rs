@@ -141,7 +141,11 @@ impl Prepared {
         }
         let mut progress = Lines { started: Instant::now() };
         build::build(&self.plan, &self.store, &options, &mut progress).map_err(|error| {
-            let code = if stop.is_set() { exit_codes::INTERRUPTED } else { exit_codes::BUILD };
+            let code = match &error {
+                _ if stop.is_set() => exit_codes::INTERRUPTED,
+                build::BuildError::Store(_) => exit_codes::STORE,
+                _ => exit_codes::BUILD,
+            };
             let text = crate::context::with_sources(&error);
             Failure::new(
                 code,

@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 /// Set in the environment of everything that a case starts.
 const MARKER: &str = "NO43_TEST_SCENE";
 
-/// Processes may need a moment to end after their parent.
-const GONE_LIMIT: Duration = Duration::from_secs(10);
+/// Processes may need a moment to end after their parent: a build's watchdog gives mmdebstrap 15 s to clean up.
+const GONE_LIMIT: Duration = Duration::from_secs(20);
 
 /// One case's surroundings. Everything below [`Scene::dir`] is removed at the end.
 #[derive(Debug)]

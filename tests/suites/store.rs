@@ -14,8 +14,15 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 fn main() -> ExitCode {
-    no43_tests::suite::main(CASES, Order::Serial, Images::Own)
+    let code = no43_tests::suite::main(CASES, Order::Serial, Images::Own);
+    if let Some(Ok(built)) = BUILT.get() {
+        let _ = std::fs::remove_dir_all(built.path()); // a static is never dropped
+    }
+    code
 }
+
+/// See [`built`].
+static BUILT: OnceLock<Result<tempfile::TempDir, String>> = OnceLock::new();
 
 const BUILDS: &[&str] = &["no43", "mmdebstrap"];
 const BUILDS_IN_NAMESPACE: &[&str] = &["no43", "mmdebstrap", "mount-namespace"];
@@ -61,7 +68,6 @@ const BUILD_LIMIT: u64 = 900;
 
 /// A folder with a store and the lock that its image was built with, made once for all cases.
 fn built() -> Result<&'static Path> {
-    static BUILT: OnceLock<Result<tempfile::TempDir, String>> = OnceLock::new();
     let build = || -> Result<tempfile::TempDir> {
         let scene = Scene::new("built once")?;
         scene.write("small.toml", SMALL)?;

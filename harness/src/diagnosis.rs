@@ -105,14 +105,24 @@ const CAUSES: &[Cause] = &[
         cause: "the guest has no driver for this card installed",
         fix: "guest.packages: add the driver; for Debian's own kernel the whole linux-image, not linux-image-cloud",
         speaks_for: &[GuestLine("no driver")],
-        speaks_against: &[GuestLine("unknown chipset"), GuestLine("nouveau"), GuestLine("nvidia"), GuestLine("amdgpu")],
+        speaks_against: &[
+            GuestLine("unknown chipset"),
+            GuestLine("nouveau"),
+            GuestLine("nvidia"),
+            GuestLine("amdgpu"),
+        ],
         usual: true,
     },
     Cause {
         failed: &["driver", "present"],
         cause: "a memory window of the card got no address in the guest",
         fix: "machine.firmware = \"uefi\" gives the larger window above 4 GiB",
-        speaks_for: &[GuestLine("can't assign"), GuestLine("no space for"), GuestLine("failed to assign"), GuestLine("bar 0: no space")],
+        speaks_for: &[
+            GuestLine("can't assign"),
+            GuestLine("no space for"),
+            GuestLine("failed to assign"),
+            GuestLine("bar 0: no space"),
+        ],
         speaks_against: &[],
         usual: false,
     },
@@ -136,7 +146,10 @@ const CAUSES: &[Cause] = &[
         failed: &["picture"],
         cause: "the guest painted on another card than the one whose output was captured",
         fix: "two equal cards may have changed places: compare the guest's addresses with the host's in this report",
-        speaks_for: &[Is(Mark::StalePicture, "the output still shows an earlier pattern"), Is(Mark::Placeholder, "the output was never switched on")],
+        speaks_for: &[
+            Is(Mark::StalePicture, "the output still shows an earlier pattern"),
+            Is(Mark::Placeholder, "the output was never switched on"),
+        ],
         speaks_against: &[],
         usual: false,
     },
@@ -160,7 +173,12 @@ const CAUSES: &[Cause] = &[
         failed: &["agent"],
         cause: "the guest's system disk was not found",
         fix: "image: the initrd needs the disk's driver (virtio_blk, ahci); see initrd-modules in the recipe",
-        speaks_for: &[Serial("unable to mount root"), Serial("gave up waiting for root"), Serial("no bootable device"), Serial("waiting for root device")],
+        speaks_for: &[
+            Serial("unable to mount root"),
+            Serial("gave up waiting for root"),
+            Serial("no bootable device"),
+            Serial("waiting for root device"),
+        ],
         speaks_against: &[],
         usual: false,
     },
@@ -169,7 +187,11 @@ const CAUSES: &[Cause] = &[
         cause: "the guest is still starting: without KVM everything takes 10 to 30 times as long",
         fix: "checks.ready-limit: give it more time, or use a host with a working KVM (no43 doctor)",
         speaks_for: &[Is(Mark::NoKvm, "no KVM here")],
-        speaks_against: &[Is(Mark::FrozenScreen, "its screen did not change any more"), Serial("login:"), Serial("kernel panic")],
+        speaks_against: &[
+            Is(Mark::FrozenScreen, "its screen did not change any more"),
+            Serial("login:"),
+            Serial("kernel panic"),
+        ],
         usual: false,
     },
     Cause {
@@ -177,7 +199,11 @@ const CAUSES: &[Cause] = &[
         cause: "the guest runs, and its agent does not",
         fix: "guest.packages: qemu-guest-agent; in the guest: systemctl status qemu-guest-agent",
         speaks_for: &[Serial("login:"), Serial("reached target")],
-        speaks_against: &[Serial("kernel panic"), Serial("unable to mount root"), Is(Mark::SilentSerial, "its serial port stayed silent")],
+        speaks_against: &[
+            Serial("kernel panic"),
+            Serial("unable to mount root"),
+            Is(Mark::SilentSerial, "its serial port stayed silent"),
+        ],
         usual: true,
     },
     Cause {
@@ -192,7 +218,11 @@ const CAUSES: &[Cause] = &[
         failed: &["start", "machine"],
         cause: "the card's group is held by somebody else, or belongs to another user",
         fix: "no43 gpus names the holder; /dev/vfio/<group> must belong to the user that runs QEMU",
-        speaks_for: &[QemuWord("device or resource busy"), QemuWord("permission denied"), QemuWord("group is not viable")],
+        speaks_for: &[
+            QemuWord("device or resource busy"),
+            QemuWord("permission denied"),
+            QemuWord("group is not viable"),
+        ],
         speaks_against: &[],
         usual: false,
     },
@@ -208,7 +238,12 @@ const CAUSES: &[Cause] = &[
         failed: &["start", "machine"],
         cause: "QEMU does not know an option that it was given",
         fix: "install the QEMU that README names (7.2 or newer), or choose machine.qemu",
-        speaks_for: &[QemuWord("is not a valid device model"), QemuWord("invalid option"), QemuWord("unsupported machine type"), QemuWord("not found")],
+        speaks_for: &[
+            QemuWord("is not a valid device model"),
+            QemuWord("invalid option"),
+            QemuWord("unsupported machine type"),
+            QemuWord("not found"),
+        ],
         speaks_against: &[],
         usual: false,
     },
@@ -236,19 +271,27 @@ pub fn diagnose(observed: &Observed) -> Vec<Finding> {
 
 fn weigh(row: &Cause, observed: &Observed) -> Option<(i32, Finding)> {
     let speaks_for: Vec<String> = row.speaks_for.iter().filter_map(|sign| seen(sign, observed)).collect();
-    let speaks_against: Vec<String> = row.speaks_against.iter().filter_map(|sign| seen(sign, observed)).collect();
+    let speaks_against: Vec<String> =
+        row.speaks_against.iter().filter_map(|sign| seen(sign, observed)).collect();
     if speaks_for.is_empty() && !row.usual {
         return None;
     }
     let count = |list: &[String]| i32::try_from(list.len()).unwrap_or(i32::MAX);
     let score = 2 * count(&speaks_for) - 3 * count(&speaks_against);
-    let finding = Finding { cause: row.cause.into(), speaks_for, speaks_against, fix: row.fix.into(), likely: score >= 0 };
+    let finding = Finding {
+        cause: row.cause.into(),
+        speaks_for,
+        speaks_against,
+        fix: row.fix.into(),
+        likely: score >= 0,
+    };
     Some((score, finding))
 }
 
 /// The words that show a sign, as the report quotes them.
 fn seen(sign: &Sign, observed: &Observed) -> Option<String> {
-    let quote = |lines: &[String], text: &str| lines.iter().find(|line| line.to_lowercase().contains(text)).cloned();
+    let quote =
+        |lines: &[String], text: &str| lines.iter().find(|line| line.to_lowercase().contains(text)).cloned();
     match sign {
         GuestLine(text) => quote(&observed.guest_lines, text),
         QemuWord(text) => quote(&observed.qemu_words, text),
@@ -263,7 +306,13 @@ mod tests {
 
     fn say(observed: &Observed) -> String {
         let lines = diagnose(observed).into_iter().map(|f| {
-            format!("{} | for: {} | against: {} | {}", f.cause, f.speaks_for.join("; "), f.speaks_against.join("; "), if f.likely { "likely" } else { "not likely" })
+            format!(
+                "{} | for: {} | against: {} | {}",
+                f.cause,
+                f.speaks_for.join("; "),
+                f.speaks_against.join("; "),
+                if f.likely { "likely" } else { "not likely" }
+            )
         });
         lines.collect::<Vec<_>>().join("\n")
     }
@@ -286,7 +335,9 @@ mod tests {
     fn a_silent_agent_after_a_panic_is_no_agent_problem() {
         let observed = Observed {
             failed: "agent".into(),
-            serial_tail: vec!["Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)".into()],
+            serial_tail: vec![
+                "Kernel panic - not syncing: VFS: Unable to mount root fs on unknown-block(0,0)".into(),
+            ],
             ..Observed::default()
         };
         let found = diagnose(&observed);

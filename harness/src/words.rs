@@ -36,9 +36,13 @@ fn visible(c: char) -> char {
     match c {
         '\n' | '\r' | '\t' => ' ',
         // direction overrides can make a report say the opposite of what it says
-        '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => '\u{fffd}',
+        '\u{200e}' | '\u{200f}' | '\u{061c}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+            '\u{fffd}'
+        }
         // line and paragraph separators, byte order marks, and the non-characters that XML 1.0 refuses
-        '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' => '\u{fffd}',
+        '\u{2028}' | '\u{2029}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{fffe}' | '\u{ffff}' => {
+            '\u{fffd}'
+        }
         c if c.is_control() => '\u{fffd}',
         c => c,
     }
@@ -155,7 +159,10 @@ mod tests {
     #[test]
     fn durations_read_as_a_person_says_them() {
         let say = |ms| duration(Duration::from_millis(ms));
-        assert_eq!([say(12), say(3460), say(59_990), say(134_000), say(3_780_000)], ["12 ms", "3.4 s", "59.9 s", "2 min 14 s", "1 h 03 min"]);
+        assert_eq!(
+            [say(12), say(3460), say(59_990), say(134_000), say(3_780_000)],
+            ["12 ms", "3.4 s", "59.9 s", "2 min 14 s", "1 h 03 min"]
+        );
         assert_eq!(limit(Duration::from_secs(90)), "90 s");
         assert_eq!(limit(Duration::from_secs(300)), "5 min");
     }
@@ -170,7 +177,10 @@ mod tests {
 
     #[test]
     fn sizes_stay_whole_where_they_are() {
-        assert_eq!([bytes(0), bytes(4096), bytes(16 << 20), bytes(8 << 30), bytes(1500)], ["0 B", "4 KiB", "16 MiB", "8 GiB", "1.5 KiB"]);
+        assert_eq!(
+            [bytes(0), bytes(4096), bytes(16 << 20), bytes(8 << 30), bytes(1500)],
+            ["0 B", "4 KiB", "16 MiB", "8 GiB", "1.5 KiB"]
+        );
     }
 
     #[test]

@@ -23,9 +23,10 @@ pub(super) fn ask_driver(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer 
     match driver(&report, card) {
         Some(name) => Answer::holds(expected, name).details(details.collect::<Vec<_>>()),
         None => {
-            let mut answer = Answer::broken(expected, format!("no driver has {video} ({})", card.video().shown_as))
-                .details(details.collect::<Vec<_>>())
-                .with_guest_lines(card.guest_lines(&report));
+            let mut answer =
+                Answer::broken(expected, format!("no driver has {video} ({})", card.video().shown_as))
+                    .details(details.collect::<Vec<_>>())
+                    .with_guest_lines(card.guest_lines(&report));
             if card.video().shown_as != card.video().id {
                 answer.marks.push(Mark::PresentAs);
             }
@@ -61,8 +62,13 @@ pub(super) fn ask_connector(asking: &mut Asking<'_, '_>, card: &Subject) -> Answ
         })
         .collect();
     if connectors.is_empty() {
-        let others = report.connectors.iter().map(|c| format!("guest has {} of {}", c.name, c.pci.as_deref().unwrap_or("no PCI device")));
-        return Answer::broken(expected, "the driver shows none").details(others.collect::<Vec<_>>()).with_guest_lines(card.guest_lines(&report));
+        let others = report
+            .connectors
+            .iter()
+            .map(|c| format!("guest has {} of {}", c.name, c.pci.as_deref().unwrap_or("no PCI device")));
+        return Answer::broken(expected, "the driver shows none")
+            .details(others.collect::<Vec<_>>())
+            .with_guest_lines(card.guest_lines(&report));
     }
     let mut answer = Answer::holds(expected, connectors.join("; ")).details(connectors);
     answer.marks.push(Mark::ConnectorSeen);

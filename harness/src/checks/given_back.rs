@@ -20,11 +20,22 @@ pub struct Returned {
 }
 
 /// Judges what came back. `problem` is what went wrong on the way, in the host's words.
-pub fn given_back(returned: &[Returned], problem: Option<&str>, took: Duration) -> (CheckResult, FailureKind) {
+pub fn given_back(
+    returned: &[Returned],
+    problem: Option<&str>,
+    took: Duration,
+) -> (CheckResult, FailureKind) {
     let expected = "every function has the driver that it had before the run";
     let word = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "no driver".into());
-    let details: Vec<String> = returned.iter().map(|f| format!("{}: before {}, now {}", f.address, word(&f.before), word(&f.now))).collect();
-    let mut wrong: Vec<String> = returned.iter().filter(|f| f.before != f.now).map(|f| format!("{} has {} instead of {}", f.address, word(&f.now), word(&f.before))).collect();
+    let details: Vec<String> = returned
+        .iter()
+        .map(|f| format!("{}: before {}, now {}", f.address, word(&f.before), word(&f.now)))
+        .collect();
+    let mut wrong: Vec<String> = returned
+        .iter()
+        .filter(|f| f.before != f.now)
+        .map(|f| format!("{} has {} instead of {}", f.address, word(&f.now), word(&f.before)))
+        .collect();
     wrong.extend(problem.map(str::to_owned));
     let answer = if wrong.is_empty() {
         let mut drivers: Vec<String> = returned.iter().filter_map(|f| f.now.clone()).collect();

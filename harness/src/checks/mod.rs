@@ -39,9 +39,17 @@ pub struct Limits {
 
 impl Limits {
     /// On a host with KVM.
-    pub const QUICK: Self = Self { driver: Duration::from_secs(30), picture: Duration::from_secs(10), pause: Duration::from_millis(300) };
+    pub const QUICK: Self = Self {
+        driver: Duration::from_secs(30),
+        picture: Duration::from_secs(10),
+        pause: Duration::from_millis(300),
+    };
     /// Under TCG, or under a KVM that TCG emulates: everything takes 10 to 30 times as long.
-    pub const SLOW: Self = Self { driver: Duration::from_secs(120), picture: Duration::from_secs(60), pause: Duration::from_secs(1) };
+    pub const SLOW: Self = Self {
+        driver: Duration::from_secs(120),
+        picture: Duration::from_secs(60),
+        pause: Duration::from_secs(1),
+    };
 }
 
 /// A check by name.
@@ -81,11 +89,41 @@ enum Ask {
 
 const ROWS: &[Row] = &[
     Row { check: Check::Agent, name: "agent", needs: &[], wanted: |_| true, ask: Ask::Guest(agent) },
-    Row { check: Check::Present, name: "present", needs: &[Check::Agent], wanted: |c| c.card, ask: Ask::Card(present::ask) },
-    Row { check: Check::Driver, name: "driver", needs: &[Check::Agent], wanted: |c| c.driver, ask: Ask::Card(driver::ask_driver) },
-    Row { check: Check::Connector, name: "connector", needs: &[Check::Agent, Check::Driver], wanted: |c| c.connector, ask: Ask::Card(driver::ask_connector) },
-    Row { check: Check::Picture, name: "picture", needs: &[Check::Agent, Check::Driver, Check::Connector], wanted: |c| c.picture, ask: Ask::Card(picture::ask) },
-    Row { check: Check::Quiet, name: "quiet", needs: &[Check::Agent], wanted: |c| c.quiet, ask: Ask::Card(quiet::ask) },
+    Row {
+        check: Check::Present,
+        name: "present",
+        needs: &[Check::Agent],
+        wanted: |c| c.card,
+        ask: Ask::Card(present::ask),
+    },
+    Row {
+        check: Check::Driver,
+        name: "driver",
+        needs: &[Check::Agent],
+        wanted: |c| c.driver,
+        ask: Ask::Card(driver::ask_driver),
+    },
+    Row {
+        check: Check::Connector,
+        name: "connector",
+        needs: &[Check::Agent, Check::Driver],
+        wanted: |c| c.connector,
+        ask: Ask::Card(driver::ask_connector),
+    },
+    Row {
+        check: Check::Picture,
+        name: "picture",
+        needs: &[Check::Agent, Check::Driver, Check::Connector],
+        wanted: |c| c.picture,
+        ask: Ask::Card(picture::ask),
+    },
+    Row {
+        check: Check::Quiet,
+        name: "quiet",
+        needs: &[Check::Agent],
+        wanted: |c| c.quiet,
+        ask: Ask::Card(quiet::ask),
+    },
 ];
 
 /// The names of all checks, in order, as reports show them and a control names them.
@@ -202,7 +240,14 @@ pub fn run_round(plan: &ChecksPlan, cards: &[Subject], asking: &mut Asking<'_, '
     round
 }
 
-fn step(row: &Row, card: &str, asking: &mut Asking<'_, '_>, passed: &mut Vec<(Check, String)>, round: &mut RoundResult, ask: impl FnOnce(&mut Asking<'_, '_>) -> Answer) {
+fn step(
+    row: &Row,
+    card: &str,
+    asking: &mut Asking<'_, '_>,
+    passed: &mut Vec<(Check, String)>,
+    round: &mut RoundResult,
+    ask: impl FnOnce(&mut Asking<'_, '_>) -> Answer,
+) {
     let began = Instant::now();
     // what was not asked for cannot be missing
     let missing = row.needs.iter().find(|need| {
@@ -210,7 +255,9 @@ fn step(row: &Row, card: &str, asking: &mut Asking<'_, '_>, passed: &mut Vec<(Ch
         asked && !passed.iter().any(|(check, slot)| check == *need && (slot.is_empty() || slot == card))
     });
     let answer = match missing {
-        Some(need) => Answer::skipped("", format!("'{}' does not hold, so there is nothing to ask", name_of(*need))),
+        Some(need) => {
+            Answer::skipped("", format!("'{}' does not hold, so there is nothing to ask", name_of(*need)))
+        }
         None => ask(asking),
     };
     round.marks.extend(answer.marks.iter().copied());
@@ -254,8 +301,11 @@ fn agent(asking: &mut Asking<'_, '_>) -> Answer {
             if asking.round == Round::First {
                 asking.recorder.event(crate::evidence::Event::Facts { subject: "guest".into(), facts });
             }
-            Answer::holds(expected, if seen.is_empty() { "it answers, and says nothing about itself" } else { &seen })
-                .details(report.unknown.iter().map(|line| format!("unknown to the guest: {line}")))
+            Answer::holds(
+                expected,
+                if seen.is_empty() { "it answers, and says nothing about itself" } else { &seen },
+            )
+            .details(report.unknown.iter().map(|line| format!("unknown to the guest: {line}")))
         }
         Err(error) => Answer::broken(expected, format!("{error:#}")),
     }
@@ -267,7 +317,11 @@ fn facts_of(report: &Report) -> Vec<Fact> {
 }
 
 /// Looks at the guest's report again and again until it holds, will not hold any more, or the limit is over. Returns the last report.
-fn look_until(asking: &mut Asking<'_, '_>, limit: Duration, mut settled: impl FnMut(&Report) -> bool) -> anyhow::Result<Report> {
+fn look_until(
+    asking: &mut Asking<'_, '_>,
+    limit: Duration,
+    mut settled: impl FnMut(&Report) -> bool,
+) -> anyhow::Result<Report> {
     let began = Instant::now();
     loop {
         let report = asking.guest.report()?;

@@ -20,7 +20,11 @@ fn expectation(card: &Subject) -> String {
 
 /// "BAR0 16 MiB, BAR2 4 KiB". The ROM (6) is left out: QEMU may leave it away or give its own.
 fn bar_words(bars: &[(u8, u64)]) -> String {
-    let words: Vec<String> = bars.iter().filter(|(index, _)| *index < 6).map(|(index, size)| format!("BAR{index} {}", words::bytes(*size))).collect();
+    let words: Vec<String> = bars
+        .iter()
+        .filter(|(index, _)| *index < 6)
+        .map(|(index, size)| format!("BAR{index} {}", words::bytes(*size)))
+        .collect();
     if words.is_empty() { "no BARs".into() } else { words.join(", ") }
 }
 
@@ -40,10 +44,21 @@ fn judge(card: &Subject, report: &Report, expected: String) -> Answer {
         }
     }
     if wrong.is_empty() {
-        let seen = format!("{0} of {0} {1}", card.functions.len(), expected.split_once(' ').map_or("", |(_, rest)| rest));
+        let seen = format!(
+            "{0} of {0} {1}",
+            card.functions.len(),
+            expected.split_once(' ').map_or("", |(_, rest)| rest)
+        );
         return Answer::holds(expected, seen).details(details);
     }
-    let others = report.functions.iter().map(|f| format!("guest has {} {} ({})", f.address, f.id.as_deref().unwrap_or("?"), f.class.as_deref().unwrap_or("?")));
+    let others = report.functions.iter().map(|f| {
+        format!(
+            "guest has {} {} ({})",
+            f.address,
+            f.id.as_deref().unwrap_or("?"),
+            f.class.as_deref().unwrap_or("?")
+        )
+    });
     details.extend(others);
     Answer::broken(expected, wrong.join("; ")).details(details).with_guest_lines(card.guest_lines(report))
 }
@@ -60,9 +75,15 @@ fn compare(function: &SubjectFunction, there: &GuestFunction) -> Vec<String> {
     for (index, size) in function.bars.iter().filter(|(index, _)| *index < 6) {
         match there.bars.iter().find(|bar| bar.index == *index) {
             None => wrong.push(format!("BAR{index} ({}) is missing", words::bytes(*size))),
-            Some(bar) if bar.size != *size => wrong.push(format!("BAR{index} has {} instead of {}", words::bytes(bar.size), words::bytes(*size))),
+            Some(bar) if bar.size != *size => wrong.push(format!(
+                "BAR{index} has {} instead of {}",
+                words::bytes(bar.size),
+                words::bytes(*size)
+            )),
             // I/O windows may stay without an address; nothing of a card of today depends on them
-            Some(bar) if bar.assigned == Some(false) && bar.kind != BarKind::Io => wrong.push(format!("BAR{index} ({}) got no address in the guest", words::bytes(*size))),
+            Some(bar) if bar.assigned == Some(false) && bar.kind != BarKind::Io => {
+                wrong.push(format!("BAR{index} ({}) got no address in the guest", words::bytes(*size)));
+            }
             Some(_) => {}
         }
     }

@@ -9,7 +9,12 @@ pub(super) fn ask(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
         Ok(report) => report,
         Err(error) => return Answer::broken(expected, format!("{error:#}")),
     };
-    let bad: Vec<&str> = report.log.iter().filter(|l| l.severity == Severity::Error && card.is_named_in(&l.text)).map(|l| l.text.as_str()).collect();
+    let bad: Vec<&str> = report
+        .log
+        .iter()
+        .filter(|l| l.severity == Severity::Error && card.is_named_in(&l.text))
+        .map(|l| l.text.as_str())
+        .collect();
     match bad.first() {
         None => Answer::holds(expected, format!("{} lines about cards, none of them bad", report.log.len())),
         Some(first) => Answer::broken(expected, first).with_guest_lines(card.guest_lines(&report)),

@@ -50,7 +50,11 @@ impl Subject {
             Severity::Warning => 1,
             Severity::Unknown | Severity::Info => 2,
         };
-        let mut lines: Vec<_> = report.log.iter().filter(|line| self.is_named_in(&line.text) || rank(line.severity) < 2).collect();
+        let mut lines: Vec<_> = report
+            .log
+            .iter()
+            .filter(|line| self.is_named_in(&line.text) || rank(line.severity) < 2)
+            .collect();
         lines.sort_by_key(|line| rank(line.severity));
         lines.into_iter().take(8).map(|line| words::clean_to(&line.text, 400)).collect()
     }

@@ -18,27 +18,42 @@ fn at(text: &str) -> PciAddress {
 
 /// A card with video and audio, as the lab has them.
 fn card(shown_as: &str) -> Subject {
-    let function = |host: &str, guest: &str, role: &str, own: &str, shown: &str, bars: &[(u8, u64)]| SubjectFunction {
-        host: at(host),
-        guest: guest.into(),
-        role: role.into(),
-        id: id(own),
-        shown_as: id(shown),
-        bars: bars.to_vec(),
-    };
+    let function =
+        |host: &str, guest: &str, role: &str, own: &str, shown: &str, bars: &[(u8, u64)]| SubjectFunction {
+            host: at(host),
+            guest: guest.into(),
+            role: role.into(),
+            id: id(own),
+            shown_as: id(shown),
+            bars: bars.to_vec(),
+        };
     Subject {
         name: "Bochs display".into(),
         slot: "01:00".into(),
         functions: vec![
-            function("01:00.0", "0000:01:00.0", "video", "1234:1111", shown_as, &[(0, 16 << 20), (2, 4096), (6, 65536)]),
+            function(
+                "01:00.0",
+                "0000:01:00.0",
+                "video",
+                "1234:1111",
+                shown_as,
+                &[(0, 16 << 20), (2, 4096), (6, 65536)],
+            ),
             function("01:00.1", "0000:01:00.1", "audio", "8086:2668", "8086:2668", &[(0, 16384)]),
         ],
     }
 }
 
 fn guest_function(address: &str, id: &str, driver: Option<&str>, bars: &[(u8, u64)]) -> GuestFunction {
-    let bar = |&(index, size): &(u8, u64)| GuestBar { index, size, kind: BarKind::Memory, assigned: Some(true) };
-    GuestFunction { address: address.into(), id: Some(id.into()), driver: driver.map(Into::into), bars: bars.iter().map(bar).collect(), ..GuestFunction::default() }
+    let bar =
+        |&(index, size): &(u8, u64)| GuestBar { index, size, kind: BarKind::Memory, assigned: Some(true) };
+    GuestFunction {
+        address: address.into(),
+        id: Some(id.into()),
+        driver: driver.map(Into::into),
+        bars: bars.iter().map(bar).collect(),
+        ..GuestFunction::default()
+    }
 }
 
 /// A guest in which everything works.
@@ -77,7 +92,14 @@ impl Guest for FakeGuest {
         }
         self.painted = Some(seed);
         SEED.with(|s| s.set(seed));
-        Ok(Painted { address: card.into(), connector: "Virtual-1".into(), width: 64, height: 48, seed, ..Painted::default() })
+        Ok(Painted {
+            address: card.into(),
+            connector: "Virtual-1".into(),
+            width: 64,
+            height: 48,
+            seed,
+            ..Painted::default()
+        })
     }
     fn unpaint(&mut self) -> Result<()> {
         Ok(())
@@ -106,14 +128,28 @@ impl Eye for FakeEye {
 
 fn painted(seed: u64) -> RgbImage {
     let pattern = Pattern::new(seed, 64, 48);
-    RgbImage::from_raw(64, 48, (0..48).flat_map(|y| pattern.row_rgb(y)).collect()).expect("the size should fit")
+    RgbImage::from_raw(64, 48, (0..48).flat_map(|y| pattern.row_rgb(y)).collect())
+        .expect("the size should fit")
 }
 
-const ALL: ChecksPlan = ChecksPlan { card: true, driver: true, connector: true, picture: true, quiet: false, lifecycle: Vec::new(), ready_limit: 60 };
+const ALL: ChecksPlan = ChecksPlan {
+    card: true,
+    driver: true,
+    connector: true,
+    picture: true,
+    quiet: false,
+    lifecycle: Vec::new(),
+    ready_limit: 60,
+};
 const NO_WAIT: Limits = Limits { driver: Duration::ZERO, picture: Duration::ZERO, pause: Duration::ZERO };
 
 /// One round, or several with the same seeds, as lines "mark name: seen".
-fn ask(report: Report, subject: &Subject, eye: Option<fn(u64) -> Result<RgbImage>>, required: &[Capability]) -> (String, RoundResult) {
+fn ask(
+    report: Report,
+    subject: &Subject,
+    eye: Option<fn(u64) -> Result<RgbImage>>,
+    required: &[Capability],
+) -> (String, RoundResult) {
     let root = tempfile::tempdir().unwrap();
     let mut sink = |_: &Record| {};
     let mut recorder = Recorder::new(RunDir::create(root.path(), "test").unwrap(), &mut sink);
@@ -163,8 +199,16 @@ fn a_card_that_says_rtx_3070_and_cannot_work() {
     report.functions[0] = guest_function("0000:01:00.0", "10de:2484", None, &[(0, 16 << 20), (2, 4096)]);
     report.connectors.clear();
     report.log = vec![
-        LogLine { text: "snd_hda_intel 0000:01:00.1: no codecs found!".into(), severity: Severity::Warning, ..LogLine::default() },
-        LogLine { text: "nouveau 0000:01:00.0: unknown chipset (00000000)".into(), severity: Severity::Error, ..LogLine::default() },
+        LogLine {
+            text: "snd_hda_intel 0000:01:00.1: no codecs found!".into(),
+            severity: Severity::Warning,
+            ..LogLine::default()
+        },
+        LogLine {
+            text: "nouveau 0000:01:00.0: unknown chipset (00000000)".into(),
+            severity: Severity::Error,
+            ..LogLine::default()
+        },
     ];
     let (text, result) = ask(report, &card("10de:2484"), Some(|seed| Ok(painted(seed))), &[]);
     insta::assert_snapshot!(text, @"
@@ -242,7 +286,13 @@ fn the_picture_of_the_round_before_does_not_pass() {
 #[test]
 fn without_an_eye_the_picture_is_skipped_unless_it_is_required() {
     let (text, result) = ask(healthy(), &card("1234:1111"), None, &[]);
-    assert!(text.lines().last().unwrap().starts_with("– picture: no eye outside the guest (capability card-capture)"), "{text}");
+    assert!(
+        text.lines()
+            .last()
+            .unwrap()
+            .starts_with("– picture: no eye outside the guest (capability card-capture)"),
+        "{text}"
+    );
     assert!(result.failure.is_none());
     let (_, result) = ask(healthy(), &card("1234:1111"), None, &[Capability::CardCapture]);
     assert_eq!(result.failure.unwrap().1, FailureKind::Lab);
@@ -251,8 +301,17 @@ fn without_an_eye_the_picture_is_skipped_unless_it_is_required() {
 #[test]
 fn what_came_back_is_compared_with_what_was_there() {
     let back = |now: Option<&str>| {
-        let one = |address: &str, before: &str, now: Option<&str>| Returned { address: address.into(), before: Some(before.into()), now: now.map(Into::into) };
-        given_back(&[one("01:00.0", "bochs-drm", now), one("01:00.1", "snd_hda_intel", Some("snd_hda_intel"))], None, Duration::ZERO).0
+        let one = |address: &str, before: &str, now: Option<&str>| Returned {
+            address: address.into(),
+            before: Some(before.into()),
+            now: now.map(Into::into),
+        };
+        given_back(
+            &[one("01:00.0", "bochs-drm", now), one("01:00.1", "snd_hda_intel", Some("snd_hda_intel"))],
+            None,
+            Duration::ZERO,
+        )
+        .0
     };
     assert_eq!(back(Some("bochs-drm")).seen, "bochs-drm and snd_hda_intel have their devices again");
     assert_eq!(back(None).seen, "01:00.0 has no driver instead of bochs-drm");

@@ -312,7 +312,9 @@ mod tests {
 
     #[test]
     fn a_kind_of_a_newer_version_is_no_error() {
-        let record: Record = serde_json::from_str(r#"{"v":2,"seq":0,"ms":0,"event":{"kind":"weather","sky":"blue"}}"#).unwrap();
+        let record: Record =
+            serde_json::from_str(r#"{"v":2,"seq":0,"ms":0,"event":{"kind":"weather","sky":"blue"}}"#)
+                .unwrap();
         assert_eq!(record.event, Event::Unknown);
         assert_eq!(record.section, Section::Main);
     }

@@ -47,11 +47,17 @@ pub fn tail(path: &Path, lines: usize) -> Vec<String> {
     let Ok(mut file) = File::open(path) else { return Vec::new() };
     let length = file.metadata().map_or(0, |m| m.len());
     let mut bytes = Vec::new();
-    if file.seek(SeekFrom::Start(length.saturating_sub(64 << 10))).is_err() || file.take(64 << 10).read_to_end(&mut bytes).is_err() {
+    if file.seek(SeekFrom::Start(length.saturating_sub(64 << 10))).is_err()
+        || file.take(64 << 10).read_to_end(&mut bytes).is_err()
+    {
         return Vec::new();
     }
     let text = String::from_utf8_lossy(&bytes);
-    let all: Vec<String> = text.lines().map(|line| crate::words::clean_to(line, 300)).filter(|line| !line.trim().is_empty()).collect();
+    let all: Vec<String> = text
+        .lines()
+        .map(|line| crate::words::clean_to(line, 300))
+        .filter(|line| !line.trim().is_empty())
+        .collect();
     all[all.len().saturating_sub(lines)..].to_vec()
 }
 

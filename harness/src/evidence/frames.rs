@@ -44,7 +44,13 @@ impl FrameStore {
     }
 
     /// Keeps a picture, unless it equals the last one of the same source or the run's limit is reached.
-    pub(super) fn add(&mut self, ms: u64, source: &str, caption: &str, picture: &RgbImage) -> io::Result<Kept> {
+    pub(super) fn add(
+        &mut self,
+        ms: u64,
+        source: &str,
+        caption: &str,
+        picture: &RgbImage,
+    ) -> io::Result<Kept> {
         let print = fingerprint(picture);
         if let Some((last, file)) = self.last.get(source)
             && *last == print
@@ -63,7 +69,13 @@ impl FrameStore {
         self.last.insert(source.to_owned(), (print, file.clone()));
         self.kept += 1;
         self.bytes += png.len() as u64;
-        Ok(Kept::New(Frame { file, source: words::clean(source), width, height, caption: words::clean(caption) }))
+        Ok(Kept::New(Frame {
+            file,
+            source: words::clean(source),
+            width,
+            height,
+            caption: words::clean(caption),
+        }))
     }
 }
 

@@ -20,8 +20,8 @@ mod run_dir;
 
 pub use event::{CardFacts, CheckResult, Event, Fact, Frame, Outcome, Record, Round, Section};
 pub use files::{tail, write_atomic};
+pub use frames::FrameStore;
 #[cfg(test)]
 pub(crate) use frames::encode;
-pub use frames::FrameStore;
 pub(crate) use run_dir::random;
 pub use run_dir::{Phase, Recorder, RunDir, Sink};

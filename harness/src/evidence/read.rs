@@ -48,8 +48,9 @@ impl Run {
     /// # Errors
     /// When it is no run's folder. Damaged lines, a missing result and a missing event file are no errors.
     pub fn open(path: &Path) -> Result<Self> {
-        let started: Started = json(&path.join("started.json"))
-            .with_context(|| format!("{} is no folder of a run: its started.json cannot be read", path.display()))?;
+        let started: Started = json(&path.join("started.json")).with_context(|| {
+            format!("{} is no folder of a run: its started.json cannot be read", path.display())
+        })?;
         let (records, unreadable) = records(&path.join("events.jsonl"));
         let state = match json::<Ended>(&path.join("result.json")) {
             Ok(ended) => State::Finished(ended),
@@ -167,7 +168,11 @@ mod tests {
         fs::write(path.join("events.jsonl"), text).unwrap();
         let run = Run::open(&path).unwrap();
         assert_eq!(run.unreadable, 1);
-        assert!(matches!(run.state, State::DiedSilently { ref last, .. } if last == "in phase 'agent'"), "{:?}", run.state);
+        assert!(
+            matches!(run.state, State::DiedSilently { ref last, .. } if last == "in phase 'agent'"),
+            "{:?}",
+            run.state
+        );
     }
 
     #[test]
@@ -177,7 +182,8 @@ mod tests {
         let mut rec = recorder(root.path(), &mut sink);
         let grey = image::RgbImage::from_pixel(8, 8, image::Rgb([9, 9, 9]));
         let red = image::RgbImage::from_pixel(8, 8, image::Rgb([255, 0, 0]));
-        let kept: Vec<String> = [&grey, &grey, &red, &red].iter().filter_map(|p| rec.frame("card 01:00", "", p)).collect();
+        let kept: Vec<String> =
+            [&grey, &grey, &red, &red].iter().filter_map(|p| rec.frame("card 01:00", "", p)).collect();
         assert_eq!((&kept[0], &kept[2]), (&kept[1], &kept[3]));
         assert_eq!(fs::read_dir(rec.dir().join("frames")).unwrap().count(), 2);
     }

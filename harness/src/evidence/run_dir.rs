@@ -78,7 +78,9 @@ pub struct RunDir {
 impl RunDir {
     /// The folder of runs: `$NO43_RUNS`, else `./runs`.
     pub fn default_root() -> PathBuf {
-        std::env::var_os("NO43_RUNS").filter(|v| !v.is_empty()).map_or_else(|| PathBuf::from("runs"), PathBuf::from)
+        std::env::var_os("NO43_RUNS")
+            .filter(|v| !v.is_empty())
+            .map_or_else(|| PathBuf::from("runs"), PathBuf::from)
     }
 
     /// Makes a new folder `<date>-<4 hex>` and writes its start marker.
@@ -86,10 +88,13 @@ impl RunDir {
     /// # Errors
     /// When the folder cannot be made or written to; the message names the path.
     pub fn create(root: &Path, recipe: &str) -> Result<Self> {
-        fs::create_dir_all(root).with_context(|| format!("failed to make the folder of runs {} (set NO43_RUNS to another place)", root.display()))?;
+        fs::create_dir_all(root).with_context(|| {
+            format!("failed to make the folder of runs {} (set NO43_RUNS to another place)", root.display())
+        })?;
         let (id, path) = fresh(root)?;
         for sub in ["frames", "logs"] {
-            fs::create_dir(path.join(sub)).with_context(|| format!("failed to make {}", path.join(sub).display()))?;
+            fs::create_dir(path.join(sub))
+                .with_context(|| format!("failed to make {}", path.join(sub).display()))?;
         }
         let marker = Started {
             run: id.clone(),
@@ -100,12 +105,18 @@ impl RunDir {
             pid_start: super::read::process_start(std::process::id()).unwrap_or(0),
             boot: super::read::boot_id(),
         };
-        write_atomic(&path.join("started.json"), &pretty(&marker)?).with_context(|| format!("failed to write into {}", path.display()))?;
+        write_atomic(&path.join("started.json"), &pretty(&marker)?)
+            .with_context(|| format!("failed to write into {}", path.display()))?;
         let file = path.join("events.jsonl");
-        let events = OpenOptions::new().create_new(true).append(true).open(&file).with_context(|| format!("failed to make {}", file.display()))?;
+        let events = OpenOptions::new()
+            .create_new(true)
+            .append(true)
+            .open(&file)
+            .with_context(|| format!("failed to make {}", file.display()))?;
         let mut run = Self { path, id, started: Instant::now(), events, seq: 0, first: None };
         let Started { run: name, recipe, no43, started, pid, .. } = marker;
-        run.first = Some(run.write(Section::Main, Event::RunStarted { run: name, recipe, no43, started, pid })?);
+        run.first =
+            Some(run.write(Section::Main, Event::RunStarted { run: name, recipe, no43, started, pid })?);
         Ok(run)
     }
 
@@ -132,12 +143,17 @@ impl RunDir {
     fn write(&mut self, section: Section, event: Event) -> Result<Record> {
         let record = Record { v: EVENT_VERSION, seq: self.seq, ms: self.ms(), section, event };
         self.seq += 1;
-        let last_words = matches!(record.event, Event::Verdict { .. } | Event::RunEnded { .. } | Event::ControlEnded { .. });
+        let last_words = matches!(
+            record.event,
+            Event::Verdict { .. } | Event::RunEnded { .. } | Event::ControlEnded { .. }
+        );
         if record.seq < MAX_EVENTS || last_words {
             let mut line = serde_json::to_vec(&record).context("failed to write an event as JSON")?;
             line.push(b'\n');
             // one write per line: after a kill at most the last line is cut
-            self.events.write_all(&line).with_context(|| format!("failed to write to {}", self.path.join("events.jsonl").display()))?;
+            self.events.write_all(&line).with_context(|| {
+                format!("failed to write to {}", self.path.join("events.jsonl").display())
+            })?;
         }
         Ok(record)
     }
@@ -152,7 +168,9 @@ fn fresh(root: &Path) -> Result<(String, PathBuf)> {
         match fs::create_dir(&path) {
             Ok(()) => return Ok((id, path)),
             Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-            Err(e) => return Err(e).with_context(|| format!("failed to make the run's folder {}", path.display())),
+            Err(e) => {
+                return Err(e).with_context(|| format!("failed to make the run's folder {}", path.display()));
+            }
         }
     }
     anyhow::bail!("failed to find a free name in {}: too many runs of {day}", root.display())
@@ -203,7 +221,10 @@ pub struct Recorder<'a> {
 
 impl std::fmt::Debug for Recorder<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Recorder").field("run", &self.run).field("section", &self.section).finish_non_exhaustive()
+        f.debug_struct("Recorder")
+            .field("run", &self.run)
+            .field("section", &self.section)
+            .finish_non_exhaustive()
     }
 }
 
@@ -323,7 +344,12 @@ impl<'a> Recorder<'a> {
         let file = format!("logs/{stem}.log");
         match write_atomic(&self.run.path.join(&file), bytes) {
             Ok(()) => {
-                self.event(Event::LogAttached { file: file.clone(), title: title.into(), bytes: bytes.len() as u64, omitted });
+                self.event(Event::LogAttached {
+                    file: file.clone(),
+                    title: title.into(),
+                    bytes: bytes.len() as u64,
+                    omitted,
+                });
                 Some(file)
             }
             Err(e) => {
@@ -344,7 +370,8 @@ impl<'a> Recorder<'a> {
         self.event(Event::RunEnded { exit_code, took_ms });
         let ended = Ended { answer: answer.clone(), exit_code, took_ms };
         let path = self.run.path.clone();
-        if let Err(e) = pretty(&ended).and_then(|bytes| Ok(write_atomic(&path.join("result.json"), &bytes)?)) {
+        if let Err(e) = pretty(&ended).and_then(|bytes| Ok(write_atomic(&path.join("result.json"), &bytes)?))
+        {
             self.keep(e.context(format!("failed to write {}", path.join("result.json").display())));
         }
         self.broken.map_or(Ok(path), Err)

@@ -106,12 +106,21 @@ impl<'a> View<'a> {
         });
         let checks: Vec<_> = checks.collect();
         let shown: Vec<&str> = section.checks.iter().flat_map(|c| &c.evidence).map(String::as_str).collect();
-        let screens = section.frames.iter().filter(|f| !shown.contains(&f.file.as_str())).map(|f| f.file.as_str());
-        let screens = screens.collect::<Vec<_>>().into_iter().filter_map(|file| picture(section, file, pictures)).collect();
+        let screens =
+            section.frames.iter().filter(|f| !shown.contains(&f.file.as_str())).map(|f| f.file.as_str());
+        let screens = screens
+            .collect::<Vec<_>>()
+            .into_iter()
+            .filter_map(|file| picture(section, file, pictures))
+            .collect();
         let whole = total_ms.max(1) as f64;
         let phases = section.phases.iter().map(|phase| {
             let took = phase.took_ms.unwrap_or(total_ms.saturating_sub(phase.from_ms));
-            PhaseView { phase, left: 100.0 * phase.from_ms as f64 / whole, width: (100.0 * took as f64 / whole).max(0.3) }
+            PhaseView {
+                phase,
+                left: 100.0 * phase.from_ms as f64 / whole,
+                width: (100.0 * took as f64 / whole).max(0.3),
+            }
         });
         let logs = section.logs.iter().map(|(file, title, bytes, omitted)| {
             let (text, cut) = log_text(pictures.folder, file);
@@ -130,7 +139,12 @@ fn heading(round: Round) -> &'static str {
     }
 }
 
-fn check_view<'a>(section: &'a SectionModel, result: &'a CheckResult, heading: &'static str, pictures: &mut Pictures<'_>) -> CheckView<'a> {
+fn check_view<'a>(
+    section: &'a SectionModel,
+    result: &'a CheckResult,
+    heading: &'static str,
+    pictures: &mut Pictures<'_>,
+) -> CheckView<'a> {
     use crate::evidence::Outcome;
     let (mark, tone, reason) = match &result.answer {
         Outcome::Passed => ("✔", "good", ""),
@@ -139,13 +153,27 @@ fn check_view<'a>(section: &'a SectionModel, result: &'a CheckResult, heading: &
     };
     let (shown, files): (Vec<_>, Vec<_>) = result.evidence.iter().partition(|file| file.ends_with(".png"));
     let pictures = shown.into_iter().filter_map(|file| picture(section, file, pictures)).collect();
-    CheckView { heading, name: &result.check, mark, tone, result, reason, pictures, files: files.into_iter().map(String::as_str).collect() }
+    CheckView {
+        heading,
+        name: &result.check,
+        mark,
+        tone,
+        result,
+        reason,
+        pictures,
+        files: files.into_iter().map(String::as_str).collect(),
+    }
 }
 
 fn picture(section: &SectionModel, file: &str, pictures: &mut Pictures<'_>) -> Option<PictureView> {
     let frame = section.frames.iter().find(|frame| frame.file == file)?;
     let caption = if frame.caption.is_empty() { frame.source.clone() } else { frame.caption.clone() };
-    Some(PictureView { file: file.into(), caption, size: format!("{}×{}", frame.width, frame.height), uri: pictures.uri(file) })
+    Some(PictureView {
+        file: file.into(),
+        caption,
+        size: format!("{}×{}", frame.width, frame.height),
+        uri: pictures.uri(file),
+    })
 }
 
 /// Pictures as data URIs, each read once, until the page is large enough.
@@ -184,7 +212,9 @@ fn plain(name: &str) -> bool {
 
 /// The end of a log as cleaned text, and whether its beginning is left out.
 fn log_text(folder: &Path, file: &str) -> (String, bool) {
-    let Some(name) = file.strip_prefix("logs/").filter(|name| plain(name)) else { return (String::new(), false) };
+    let Some(name) = file.strip_prefix("logs/").filter(|name| plain(name)) else {
+        return (String::new(), false);
+    };
     let text = std::fs::read(folder.join("logs").join(name)).unwrap_or_default();
     let from = text.len().saturating_sub(MAX_LOG_TEXT);
     (words::clean_block(&String::from_utf8_lossy(&text[from..]), 2 * MAX_LOG_TEXT), from > 0)

@@ -72,7 +72,9 @@ fn control_case(control: &SectionModel, class: &str, folder: &Path) -> TestCase 
         Some(end) if end.as_it_must => TestCaseStatus::success(),
         end => {
             let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
-            status.set_message(end.map_or("the control never ended", |e| e.line.as_str())).set_type("control");
+            status
+                .set_message(end.map_or("the control never ended", |e| e.line.as_str()))
+                .set_type("control");
             status
         }
     };
@@ -99,7 +101,11 @@ fn run_case(model: &Model, class: &str, folder: &Path) -> TestCase {
         }
         Verdict::Failed { cause, kind } => {
             // a failure is something the guest does wrong; everything else is an error of what stands around it
-            let how = if *kind == FailureKind::Guest || told_by_a_check { NonSuccessKind::Failure } else { NonSuccessKind::Error };
+            let how = if *kind == FailureKind::Guest || told_by_a_check {
+                NonSuccessKind::Failure
+            } else {
+                NonSuccessKind::Error
+            };
             let mut status = TestCaseStatus::non_success(how);
             status.set_message(cause.as_str()).set_type(kind.word());
             status
@@ -112,7 +118,8 @@ fn run_case(model: &Model, class: &str, folder: &Path) -> TestCase {
     };
     let mut case = TestCase::new("run", status);
     case.set_classname(class).set_time(Duration::from_millis(model.took_ms));
-    let mut out = format!("{} in {}\n", model.headline, words::duration(Duration::from_millis(model.took_ms)));
+    let mut out =
+        format!("{} in {}\n", model.headline, words::duration(Duration::from_millis(model.took_ms)));
     for finding in model.main.causes.iter().filter(|f| f.likely) {
         out.push_str(&format!("cause: {}\nfix: {}\n", finding.cause, finding.fix));
     }

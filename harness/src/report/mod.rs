@@ -29,7 +29,11 @@ pub struct Files {
 pub fn write(run_folder: &Path) -> Result<Files> {
     let run = Run::open(run_folder)?;
     let model = Model::of(&run);
-    let files = Files { json: run_folder.join("report.json"), junit: run_folder.join("junit.xml"), html: run_folder.join("report.html") };
+    let files = Files {
+        json: run_folder.join("report.json"),
+        junit: run_folder.join("junit.xml"),
+        html: run_folder.join("report.html"),
+    };
     let mut json = serde_json::to_vec_pretty(&model).context("failed to write the report as JSON")?;
     json.push(b'\n');
     save(&files.json, &json)?;

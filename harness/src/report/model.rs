@@ -135,7 +135,10 @@ fn missing(state: &State) -> Verdict {
         State::Running => Verdict::Skipped { reason: "the run still goes on".into() },
         State::DiedSilently { last, ms } => Verdict::failed(
             FailureKind::Harness,
-            format!("no43 died silently {last}, {} after its start; the next command that changes something gives its cards back", words::duration(Duration::from_millis(*ms))),
+            format!(
+                "no43 died silently {last}, {} after its start; the next command that changes something gives its cards back",
+                words::duration(Duration::from_millis(*ms))
+            ),
         ),
     }
 }
@@ -143,27 +146,41 @@ fn missing(state: &State) -> Verdict {
 impl SectionModel {
     fn take(&mut self, event: &Event, ms: u64) {
         match event.clone() {
-            Event::Facts { subject, facts } => match self.facts.iter_mut().find(|(name, _)| *name == subject) {
+            Event::Facts { subject, facts } => match self.facts.iter_mut().find(|(name, _)| *name == subject)
+            {
                 Some((_, known)) => known.extend(facts),
                 None => self.facts.push((subject, facts)),
             },
             Event::Card { card } => self.cards.push(card),
             Event::PhaseStarted { phase, limit_ms, note } => {
-                self.phases.push(PhaseModel { name: phase, note, from_ms: ms, took_ms: None, limit_ms, problem: None });
+                self.phases.push(PhaseModel {
+                    name: phase,
+                    note,
+                    from_ms: ms,
+                    took_ms: None,
+                    limit_ms,
+                    problem: None,
+                });
             }
             Event::PhaseEnded { phase, took_ms, problem } => {
-                if let Some(open) = self.phases.iter_mut().rev().find(|p| p.name == phase && p.took_ms.is_none()) {
+                if let Some(open) =
+                    self.phases.iter_mut().rev().find(|p| p.name == phase && p.took_ms.is_none())
+                {
                     open.took_ms = Some(took_ms);
                     open.problem = problem;
                 }
             }
             Event::Check { result } => self.checks.push(result),
             Event::FrameAdded { frame } => self.frames.push(frame),
-            Event::LogAttached { file, title, bytes, omitted } => self.logs.push((file, title, bytes, omitted)),
+            Event::LogAttached { file, title, bytes, omitted } => {
+                self.logs.push((file, title, bytes, omitted));
+            }
             Event::HostChange { target, before, after } => self.host_changes.push((target, before, after)),
             Event::Note { text, warning } => self.notes.push((text, warning)),
             Event::Diagnosis { cause } => self.causes.push(cause),
-            Event::ControlEnded { fails_in, as_it_must, line } => self.control = Some(ControlModel { fails_in, as_it_must, line }),
+            Event::ControlEnded { fails_in, as_it_must, line } => {
+                self.control = Some(ControlModel { fails_in, as_it_must, line });
+            }
             Event::RunStarted { .. } | Event::Verdict { .. } | Event::RunEnded { .. } | Event::Unknown => {}
         }
     }

@@ -21,7 +21,8 @@ pub struct Style {
 impl Style {
     /// Colour where `stream` is a terminal and `NO_COLOR` is not set.
     pub fn for_stream(stream: &impl IsTerminal) -> Self {
-        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty()) || std::env::var_os("TERM").is_some_and(|t| t == "dumb");
+        let plain = std::env::var_os("NO_COLOR").is_some_and(|v| !v.is_empty())
+            || std::env::var_os("TERM").is_some_and(|t| t == "dumb");
         Self { colour: stream.is_terminal() && !plain, phases: false }
     }
 
@@ -91,7 +92,9 @@ impl<W: Write> Live<W> {
         self.flush_again();
         match &result.answer {
             Outcome::Passed => self.row(("✔", GREEN), &result.check, &result.seen),
-            Outcome::Skipped { reason } => self.row(("–", YELLOW), &result.full_name(), &format!("skipped: {reason}")),
+            Outcome::Skipped { reason } => {
+                self.row(("–", YELLOW), &result.full_name(), &format!("skipped: {reason}"));
+            }
             Outcome::Failed => self.failed(result),
         }
     }
@@ -117,7 +120,8 @@ impl<W: Write> Live<W> {
     }
 
     fn card(&mut self, card: &CardFacts) {
-        let text = format!("{}  {} ({})  → VM, given back afterwards", card.name, card.slot, card.roles.join(" "));
+        let text =
+            format!("{}  {} ({})  → VM, given back afterwards", card.name, card.slot, card.roles.join(" "));
         self.line(&format!("card     {text}"));
     }
 
@@ -126,7 +130,11 @@ impl<W: Write> Live<W> {
         let number = self.causes;
         let list = |l: &[String]| if l.is_empty() { "–".to_owned() } else { l.join("; ") };
         self.line(&format!("    {number}  {}", finding.cause));
-        self.line(&format!("       for: {}   against: {}", list(&finding.speaks_for), list(&finding.speaks_against)));
+        self.line(&format!(
+            "       for: {}   against: {}",
+            list(&finding.speaks_for),
+            list(&finding.speaks_against)
+        ));
         if finding.likely {
             self.line(&format!("       fix   {}", finding.fix));
         } else {
@@ -169,7 +177,10 @@ impl<W: Write> Sink for Live<W> {
     }
 
     fn event(&mut self, record: &Record) {
-        if matches!(record.event, Event::Diagnosis { .. } | Event::ControlEnded { .. } | Event::Verdict { .. }) {
+        if matches!(
+            record.event,
+            Event::Diagnosis { .. } | Event::ControlEnded { .. } | Event::Verdict { .. }
+        ) {
             self.flush_again();
         }
         match &record.event {
@@ -182,7 +193,13 @@ impl<W: Write> Sink for Live<W> {
             }
             Event::PhaseEnded { phase, took_ms, problem } if self.style.phases => {
                 let took = words::duration(Duration::from_millis(*took_ms));
-                let text = self.style.paint(DIM, &format!("{phase:<12} {took}{}", problem.as_ref().map(|p| format!("  {p}")).unwrap_or_default()));
+                let text = self.style.paint(
+                    DIM,
+                    &format!(
+                        "{phase:<12} {took}{}",
+                        problem.as_ref().map(|p| format!("  {p}")).unwrap_or_default()
+                    ),
+                );
                 self.line(&text);
             }
             Event::ControlEnded { fails_in, as_it_must, line } => self.control(fails_in, *as_it_must, line),

@@ -17,7 +17,13 @@ struct Script {
 
 impl Script {
     fn new() -> Self {
-        let start = Event::RunStarted { run: "2026-11-22-3f9c".into(), recipe: "lab-guest".into(), no43: "0.1.0".into(), started: "2026-11-22T17:05:09Z".into(), pid: 7 };
+        let start = Event::RunStarted {
+            run: "2026-11-22-3f9c".into(),
+            recipe: "lab-guest".into(),
+            no43: "0.1.0".into(),
+            started: "2026-11-22T17:05:09Z".into(),
+            pid: 7,
+        };
         let mut script = Self { records: Vec::new(), section: Section::Main };
         script.at(0, start);
         script
@@ -29,12 +35,30 @@ impl Script {
         self
     }
 
-    fn phase(&mut self, from: u64, to: u64, name: &str, limit_ms: Option<u64>, problem: Option<&str>) -> &mut Self {
+    fn phase(
+        &mut self,
+        from: u64,
+        to: u64,
+        name: &str,
+        limit_ms: Option<u64>,
+        problem: Option<&str>,
+    ) -> &mut Self {
         self.at(from, Event::PhaseStarted { phase: name.into(), limit_ms, note: String::new() });
-        self.at(to, Event::PhaseEnded { phase: name.into(), took_ms: to - from, problem: problem.map(Into::into) })
+        self.at(
+            to,
+            Event::PhaseEnded { phase: name.into(), took_ms: to - from, problem: problem.map(Into::into) },
+        )
     }
 
-    fn check(&mut self, ms: u64, name: &str, round: Round, answer: Outcome, seen: &str, evidence: &[&str]) -> &mut Self {
+    fn check(
+        &mut self,
+        ms: u64,
+        name: &str,
+        round: Round,
+        answer: Outcome,
+        seen: &str,
+        evidence: &[&str],
+    ) -> &mut Self {
         let card = if matches!(name, "agent" | "given back") { "" } else { "01:00" };
         let result = CheckResult {
             check: name.into(),
@@ -56,7 +80,8 @@ impl Script {
         std::fs::create_dir_all(folder.join("frames")).unwrap();
         std::fs::create_dir_all(folder.join("logs")).unwrap();
         std::fs::write(folder.join("started.json"), started).unwrap();
-        let lines: Vec<String> = self.records.iter().map(|r| serde_json::to_string(r).unwrap() + "\n").collect();
+        let lines: Vec<String> =
+            self.records.iter().map(|r| serde_json::to_string(r).unwrap() + "\n").collect();
         std::fs::write(folder.join("events.jsonl"), lines.concat()).unwrap();
         Run::open(folder).unwrap()
     }
@@ -66,7 +91,15 @@ fn frame(folder: &Path, name: &str, source: &str, caption: &str, picture: &RgbIm
     let file = format!("frames/{name}.png");
     std::fs::create_dir_all(folder.join("frames")).unwrap();
     std::fs::write(folder.join(&file), crate::evidence::encode(picture).unwrap()).unwrap();
-    Event::FrameAdded { frame: Frame { file, source: source.into(), width: picture.width(), height: picture.height(), caption: caption.into() } }
+    Event::FrameAdded {
+        frame: Frame {
+            file,
+            source: source.into(),
+            width: picture.width(),
+            height: picture.height(),
+            caption: caption.into(),
+        },
+    }
 }
 
 fn pattern(seed: u64, width: u32, height: u32) -> RgbImage {
@@ -75,46 +108,161 @@ fn pattern(seed: u64, width: u32, height: u32) -> RgbImage {
 }
 
 fn card(present_as: Option<&str>) -> Event {
-    let mut facts = vec![Fact::new("video", "01:00.0 1234:1111 (bochs-drm) BAR0 16 MiB, BAR2 4 KiB"), Fact::new("audio", "01:00.1 8086:2668 (snd_hda_intel) BAR0 16 KiB"), Fact::new("IOMMU group", "13")];
+    let mut facts = vec![
+        Fact::new("video", "01:00.0 1234:1111 (bochs-drm) BAR0 16 MiB, BAR2 4 KiB"),
+        Fact::new("audio", "01:00.1 8086:2668 (snd_hda_intel) BAR0 16 KiB"),
+        Fact::new("IOMMU group", "13"),
+    ];
     facts.extend(present_as.map(|id| Fact::new("shown as", id)));
-    Event::Card { card: CardFacts { name: "QEMU standard VGA".into(), slot: "01:00".into(), roles: vec!["video".into(), "audio".into()], facts } }
+    Event::Card {
+        card: CardFacts {
+            name: "QEMU standard VGA".into(),
+            slot: "01:00".into(),
+            roles: vec!["video".into(), "audio".into()],
+            facts,
+        },
+    }
 }
 
 /// A pass with two rounds and a control.
 fn passed(folder: &Path) -> Script {
     let mut s = Script::new();
     s.at(40, card(None)).phase(10, 50, "lease", None, None).phase(60, 900, "bind", None, None);
-    s.at(900, Event::HostChange { target: "0000:01:00.0".into(), before: "bochs-drm".into(), after: "vfio-pci".into() });
-    s.at(900, Event::HostChange { target: "0000:01:00.1".into(), before: "snd_hda_intel".into(), after: "vfio-pci".into() });
-    s.at(910, Event::Facts { subject: "machine".into(), facts: vec![Fact::new("accelerator", "KVM"), Fact::new("memory", "512 MiB")] });
+    s.at(
+        900,
+        Event::HostChange {
+            target: "0000:01:00.0".into(),
+            before: "bochs-drm".into(),
+            after: "vfio-pci".into(),
+        },
+    );
+    s.at(
+        900,
+        Event::HostChange {
+            target: "0000:01:00.1".into(),
+            before: "snd_hda_intel".into(),
+            after: "vfio-pci".into(),
+        },
+    );
+    s.at(
+        910,
+        Event::Facts {
+            subject: "machine".into(),
+            facts: vec![Fact::new("accelerator", "KVM"), Fact::new("memory", "512 MiB")],
+        },
+    );
     s.phase(920, 1400, "start", Some(60_000), None).phase(1400, 25_500, "agent", Some(180_000), None);
-    s.at(9000, frame(folder, "0009.000-screen", "screen", "the guest's emulated screen", &RgbImage::from_pixel(320, 200, Rgb([0, 0, 64]))));
+    s.at(
+        9000,
+        frame(
+            folder,
+            "0009.000-screen",
+            "screen",
+            "the guest's emulated screen",
+            &RgbImage::from_pixel(320, 200, Rgb([0, 0, 64])),
+        ),
+    );
     for (round, ms, seed) in [(Round::First, 26_000, 1), (Round::AfterReboot, 60_000, 2)] {
         s.check(ms, "agent", round, Outcome::Passed, "Debian GNU/Linux 12 (bookworm), 6.1.0-40-amd64", &[]);
-        s.check(ms + 300, "present", round, Outcome::Passed, "2 of 2 functions, 1234:1111 + 8086:2668, BAR0 16 MiB, BAR2 4 KiB + BAR0 16 KiB, as on the host", &[]);
+        s.check(
+            ms + 300,
+            "present",
+            round,
+            Outcome::Passed,
+            "2 of 2 functions, 1234:1111 + 8086:2668, BAR0 16 MiB, BAR2 4 KiB + BAR0 16 KiB, as on the host",
+            &[],
+        );
         s.check(ms + 600, "driver", round, Outcome::Passed, "bochs-drm", &[]);
         s.check(ms + 900, "connector", round, Outcome::Passed, "Virtual-1 connected, 1280x800", &[]);
         let (expected, seen) = (format!("00{seed}-expected"), format!("00{seed}-card"));
-        s.at(ms + 1200, frame(folder, &expected, "expected 01:00", "expected: painted in the guest", &pattern(seed, 1280, 800)));
-        s.at(ms + 1200, frame(folder, &seen, "card 01:00", "seen: the card's own output, from outside", &pattern(seed, 1280, 800)));
+        s.at(
+            ms + 1200,
+            frame(
+                folder,
+                &expected,
+                "expected 01:00",
+                "expected: painted in the guest",
+                &pattern(seed, 1280, 800),
+            ),
+        );
+        s.at(
+            ms + 1200,
+            frame(
+                folder,
+                &seen,
+                "card 01:00",
+                "seen: the card's own output, from outside",
+                &pattern(seed, 1280, 800),
+            ),
+        );
         let files = [format!("frames/{expected}.png"), format!("frames/{seen}.png")];
-        s.check(ms + 1200, "picture", round, Outcome::Passed, "the pattern painted in the guest is on the card's own output (1280x800, equal)", &[&files[0], &files[1]]);
+        s.check(
+            ms + 1200,
+            "picture",
+            round,
+            Outcome::Passed,
+            "the pattern painted in the guest is on the card's own output (1280x800, equal)",
+            &[&files[0], &files[1]],
+        );
     }
-    s.phase(27_500, 59_000, "reboot", Some(180_000), None).phase(62_000, 65_000, "shutdown", Some(90_000), None);
+    s.phase(27_500, 59_000, "reboot", Some(180_000), None).phase(
+        62_000,
+        65_000,
+        "shutdown",
+        Some(90_000),
+        None,
+    );
     std::fs::create_dir_all(folder.join("logs")).unwrap();
     std::fs::write(folder.join("logs/serial.log"), "[    0.000000] Linux version 6.1.0-40-amd64\n[    8.1] bochs-drm 0000:01:00.0: vgaarb: deactivate vga console\n").unwrap();
-    s.at(65_000, Event::LogAttached { file: "logs/serial.log".into(), title: "serial port of the guest".into(), bytes: 110, omitted: 0 });
+    s.at(
+        65_000,
+        Event::LogAttached {
+            file: "logs/serial.log".into(),
+            title: "serial port of the guest".into(),
+            bytes: 110,
+            omitted: 0,
+        },
+    );
     s.phase(65_000, 66_000, "give back", None, None);
-    s.check(66_000, "given back", Round::AfterRun, Outcome::Passed, "bochs-drm and snd_hda_intel have their devices again", &[]);
+    s.check(
+        66_000,
+        "given back",
+        Round::AfterRun,
+        Outcome::Passed,
+        "bochs-drm and snd_hda_intel have their devices again",
+        &[],
+    );
     s.section = Section::Control;
     s.at(67_000, card(Some("10de:2484"))).phase(68_000, 92_000, "agent", Some(180_000), None);
-    s.check(92_000, "agent", Round::First, Outcome::Passed, "Debian GNU/Linux 12 (bookworm), 6.1.0-40-amd64", &[]);
-    s.check(92_200, "present", Round::First, Outcome::Passed, "2 of 2 functions, 10de:2484 + 8086:2668, as on the host", &[]);
+    s.check(
+        92_000,
+        "agent",
+        Round::First,
+        Outcome::Passed,
+        "Debian GNU/Linux 12 (bookworm), 6.1.0-40-amd64",
+        &[],
+    );
+    s.check(
+        92_200,
+        "present",
+        Round::First,
+        Outcome::Passed,
+        "2 of 2 functions, 10de:2484 + 8086:2668, as on the host",
+        &[],
+    );
     s.at(93_000, Event::Check { result: red_driver() });
-    s.check(99_000, "given back", Round::AfterRun, Outcome::Passed, "bochs-drm and snd_hda_intel have their devices again", &[]);
+    s.check(
+        99_000,
+        "given back",
+        Round::AfterRun,
+        Outcome::Passed,
+        "bochs-drm and snd_hda_intel have their devices again",
+        &[],
+    );
     s.at(99_000, Event::ControlEnded { fails_in: "driver".into(), as_it_must: true, line: LINE.into() });
     s.section = Section::Main;
-    s.at(100_000, Event::Verdict { answer: Verdict::Passed }).at(100_000, Event::RunEnded { exit_code: 0, took_ms: 100_000 });
+    s.at(100_000, Event::Verdict { answer: Verdict::Passed })
+        .at(100_000, Event::RunEnded { exit_code: 0, took_ms: 100_000 });
     s
 }
 
@@ -139,21 +287,81 @@ fn red_driver() -> CheckResult {
 fn failed(folder: &Path) -> Script {
     let mut s = Script::new();
     s.at(40, card(Some("10de:2484")));
-    s.at(50, Event::Note { text: "KVM cannot run a guest here (kvm_pvm stops at pxor): TCG is used, 10 to 30 times slower".into(), warning: true });
+    s.at(
+        50,
+        Event::Note {
+            text: "KVM cannot run a guest here (kvm_pvm stops at pxor): TCG is used, 10 to 30 times slower"
+                .into(),
+            warning: true,
+        },
+    );
     s.phase(100, 24_000, "agent", Some(180_000), None);
     s.check(24_100, "present", Round::First, Outcome::Passed, "2 of 2 functions", &[]);
     s.at(25_000, Event::Check { result: red_driver() });
-    s.check(25_000, "connector", Round::First, Outcome::Skipped { reason: "'driver' does not hold, so there is nothing to ask".into() }, "not asked", &[]);
-    s.at(25_500, frame(folder, "001-card", "card 01:00", "seen", &RgbImage::from_pixel(64, 48, Rgb([0, 0, 0]))));
-    s.check(26_000, "picture", Round::First, Outcome::Failed, "the output shows QEMU's placeholder (640x480): no driver has switched it on", &["frames/001-card.png"]);
+    s.check(
+        25_000,
+        "connector",
+        Round::First,
+        Outcome::Skipped { reason: "'driver' does not hold, so there is nothing to ask".into() },
+        "not asked",
+        &[],
+    );
+    s.at(
+        25_500,
+        frame(folder, "001-card", "card 01:00", "seen", &RgbImage::from_pixel(64, 48, Rgb([0, 0, 0]))),
+    );
+    s.check(
+        26_000,
+        "picture",
+        Round::First,
+        Outcome::Failed,
+        "the output shows QEMU's placeholder (640x480): no driver has switched it on",
+        &["frames/001-card.png"],
+    );
     let cause = |cause: &str, speaks_for: &[&str], speaks_against: &[&str], fix: &str, likely| {
         let own = |list: &[&str]| list.iter().map(|&s| s.to_owned()).collect();
-        Event::Diagnosis { cause: Finding { cause: cause.into(), speaks_for: own(speaks_for), speaks_against: own(speaks_against), fix: fix.into(), likely } }
+        Event::Diagnosis {
+            cause: Finding {
+                cause: cause.into(),
+                speaks_for: own(speaks_for),
+                speaks_against: own(speaks_against),
+                fix: fix.into(),
+                likely,
+            },
+        }
     };
-    s.at(26_100, cause("the driver in the guest does not know this card", &[LINE], &[], "remove present-as from [[card]]", true));
-    s.at(26_100, cause("the guest has no driver for this card installed", &[], &[LINE], "guest.packages: add the driver", false));
-    s.check(28_000, "given back", Round::AfterRun, Outcome::Passed, "bochs-drm and snd_hda_intel have their devices again", &[]);
-    let answer = Verdict::failed(FailureKind::Guest, format!("driver: no driver has 0000:01:00.0 (10de:2484); the guest says: {LINE}"));
+    s.at(
+        26_100,
+        cause(
+            "the driver in the guest does not know this card",
+            &[LINE],
+            &[],
+            "remove present-as from [[card]]",
+            true,
+        ),
+    );
+    s.at(
+        26_100,
+        cause(
+            "the guest has no driver for this card installed",
+            &[],
+            &[LINE],
+            "guest.packages: add the driver",
+            false,
+        ),
+    );
+    s.check(
+        28_000,
+        "given back",
+        Round::AfterRun,
+        Outcome::Passed,
+        "bochs-drm and snd_hda_intel have their devices again",
+        &[],
+    );
+    let answer = Verdict::failed(
+        FailureKind::Guest,
+        format!("driver: no driver has 0000:01:00.0 (10de:2484); the guest says: {LINE}"),
+    );
     s.at(28_500, Event::Verdict { answer }).at(28_500, Event::RunEnded { exit_code: 10, took_ms: 28_500 });
     s
 }
@@ -211,7 +419,9 @@ fn the_terminal_shows_a_failure_with_its_causes() {
 fn the_terminal_says_that_a_run_died() {
     let dir = tempfile::tempdir().unwrap();
     let mut script = Script::new();
-    script.at(40, card(None)).at(900, Event::PhaseStarted { phase: "agent".into(), limit_ms: None, note: String::new() });
+    script
+        .at(40, card(None))
+        .at(900, Event::PhaseStarted { phase: "agent".into(), limit_ms: None, note: String::new() });
     insta::assert_snapshot!(terminal_of(&script, dir.path()), @"
     card     QEMU standard VGA  01:00 (video audio)  → VM, given back afterwards
     ✘ run        no43 died silently in phase 'agent', 900 ms after its start; the next command that changes something gives its cards back
@@ -378,7 +588,10 @@ fn the_page_is_one_file_with_its_pictures() {
         let files = write(dir.path()).unwrap();
         let page = std::fs::read_to_string(&files.html).unwrap();
         assert!(page.contains("data:image/png;base64,"), "{name}");
-        assert!(!page.contains("<script") && !page.contains("http://") && !page.contains("https://"), "{name}: needs nothing from outside");
+        assert!(
+            !page.contains("<script") && !page.contains("http://") && !page.contains("https://"),
+            "{name}: needs nothing from outside"
+        );
         if let Some(keep) = std::env::var_os("NO43_KEEP_SAMPLES") {
             std::fs::write(Path::new(&keep).join(format!("{name}.html")), page).unwrap();
         }
@@ -394,7 +607,18 @@ fn a_file_name_from_an_edited_event_file_leads_nowhere() {
     std::fs::write(dir.path().join("secret.png"), "secret").unwrap();
     let mut script = Script::new();
     for file in ["frames/../../secret.png", "../secret.png", "/etc/passwd"] {
-        script.at(1, Event::FrameAdded { frame: Frame { file: file.into(), source: "screen".into(), width: 1, height: 1, caption: String::new() } });
+        script.at(
+            1,
+            Event::FrameAdded {
+                frame: Frame {
+                    file: file.into(),
+                    source: "screen".into(),
+                    width: 1,
+                    height: 1,
+                    caption: String::new(),
+                },
+            },
+        );
         script.at(1, Event::LogAttached { file: file.into(), title: "log".into(), bytes: 1, omitted: 0 });
     }
     script.write(&folder);
@@ -407,14 +631,28 @@ fn hostile(text: &str, folder: &Path) -> Run {
     let text = &format!("a{text}"); // an empty string leaves out whole lines
     let clean = crate::words::clean(text);
     let mut s = Script::new();
-    s.at(1, Event::Card { card: CardFacts { name: clean.clone(), slot: "01:00".into(), roles: vec![clean.clone()], facts: vec![Fact::new("x", text)] } });
+    s.at(
+        1,
+        Event::Card {
+            card: CardFacts {
+                name: clean.clone(),
+                slot: "01:00".into(),
+                roles: vec![clean.clone()],
+                facts: vec![Fact::new("x", text)],
+            },
+        },
+    );
     let mut result = red_driver();
-    (result.seen, result.details, result.guest_lines) = (clean.clone(), vec![clean.clone()], vec![clean.clone()]);
+    (result.seen, result.details, result.guest_lines) =
+        (clean.clone(), vec![clean.clone()], vec![clean.clone()]);
     s.at(2, Event::Check { result });
     s.at(3, Event::Note { text: clean.clone(), warning: true });
     std::fs::create_dir_all(folder.join("logs")).unwrap();
     std::fs::write(folder.join("logs/serial.log"), text).unwrap();
-    s.at(4, Event::LogAttached { file: "logs/serial.log".into(), title: clean.clone(), bytes: 1, omitted: 0 });
+    s.at(
+        4,
+        Event::LogAttached { file: "logs/serial.log".into(), title: clean.clone(), bytes: 1, omitted: 0 },
+    );
     s.at(5, Event::Verdict { answer: Verdict::failed(FailureKind::Guest, clean) });
     s.write(folder)
 }
@@ -446,7 +684,14 @@ proptest! {
 fn tags(page: &str) -> std::collections::BTreeMap<String, usize> {
     let mut tags = std::collections::BTreeMap::new();
     for part in page.split('<').skip(1) {
-        *tags.entry(part.split(|c: char| !(c.is_ascii_alphanumeric() || c == '/' || c == '!')).next().unwrap_or("").to_owned()).or_default() += 1;
+        *tags
+            .entry(
+                part.split(|c: char| !(c.is_ascii_alphanumeric() || c == '/' || c == '!'))
+                    .next()
+                    .unwrap_or("")
+                    .to_owned(),
+            )
+            .or_default() += 1;
     }
     tags
 }

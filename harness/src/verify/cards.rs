@@ -23,7 +23,11 @@ pub(super) struct Held {
 }
 
 /// Puts right what dead runs left behind, and leases all cards of the plan or none.
-pub(super) fn take(plan: &Plan, options: &VerifyOptions, recorder: &mut Recorder<'_>) -> Result<Held, Failure> {
+pub(super) fn take(
+    plan: &Plan,
+    options: &VerifyOptions,
+    recorder: &mut Recorder<'_>,
+) -> Result<Held, Failure> {
     recover(options, recorder)?;
     let phase = recorder.begin("lease", None, "all cards of the plan, or none");
     let held = lease_all(plan, options, recorder);
@@ -41,10 +45,18 @@ fn recover(options: &VerifyOptions, recorder: &mut Recorder<'_>) -> Result<(), F
     recorder.end(phase, recovered.as_ref().err().map(ToString::to_string).as_deref());
     let recovered = recovered.map_err(|e| Failure::new("recover", FailureKind::Host, e.to_string()))?;
     for (holder, back) in &recovered.given_back {
-        recorder.note(format!("run '{holder}' had died with cards bound: gave back {}", functions(back)), true);
+        recorder
+            .note(format!("run '{holder}' had died with cards bound: gave back {}", functions(back)), true);
     }
     for left in &recovered.running {
-        recorder.note(format!("the machine of '{}' still runs without its no43 and keeps {}", left.holder, left.cards.join(", ")), true);
+        recorder.note(
+            format!(
+                "the machine of '{}' still runs without its no43 and keeps {}",
+                left.holder,
+                left.cards.join(", ")
+            ),
+            true,
+        );
     }
     for problem in &recovered.problems {
         recorder.note(format!("could not be put right: {problem}"), true);
@@ -53,7 +65,10 @@ fn recover(options: &VerifyOptions, recorder: &mut Recorder<'_>) -> Result<(), F
 }
 
 fn functions(back: &no43_host::GivenBack) -> String {
-    let each = back.functions.iter().map(|f| format!("{} to {}", f.address.short(), f.driver_now.as_deref().unwrap_or("no driver")));
+    let each = back
+        .functions
+        .iter()
+        .map(|f| format!("{} to {}", f.address.short(), f.driver_now.as_deref().unwrap_or("no driver")));
     each.collect::<Vec<_>>().join(", ")
 }
 
@@ -62,15 +77,21 @@ fn lease_all(plan: &Plan, options: &VerifyOptions, recorder: &mut Recorder<'_>) 
     let requests = plan.cards.iter().map(request).collect::<Result<Vec<_>, _>>()?;
     let inventory = Inventory::read(&options.roots).map_err(|e| host(&e))?;
     let holder = format!("{} {}", plan.name, recorder.run().id());
-    let lease = lease(&inventory, &requests, &holder, &options.state, &options.roots).map_err(|e| refused(&e))?;
+    let lease =
+        lease(&inventory, &requests, &holder, &options.state, &options.roots).map_err(|e| refused(&e))?;
     // the cards stand in the order of the requests, so each wish has its own
-    let wishes = plan.cards.iter().flat_map(|wish| std::iter::repeat_n(wish, wish.request.count.max(1) as usize));
+    let wishes =
+        plan.cards.iter().flat_map(|wish| std::iter::repeat_n(wish, wish.request.count.max(1) as usize));
     let mut borrowed = Vec::new();
     for (card, wish) in lease.cards().iter().zip(wishes) {
         let one = Borrowed::new(card.clone(), &wish.functions, wish.present_as.as_deref());
         borrowed.push(one.map_err(|e| Failure::new("lease", FailureKind::Harness, format!("{e:#}")))?);
     }
-    let before = lease.functions().into_iter().map(|a| (a, inventory.function(&a).and_then(|f| f.driver.clone()))).collect();
+    let before = lease
+        .functions()
+        .into_iter()
+        .map(|a| (a, inventory.function(&a).and_then(|f| f.driver.clone())))
+        .collect();
     for one in &borrowed {
         recorder.event(Event::Card { card: card_facts(one, &inventory) });
     }
@@ -78,9 +99,17 @@ fn lease_all(plan: &Plan, options: &VerifyOptions, recorder: &mut Recorder<'_>) 
 }
 
 fn request(wish: &CardWish) -> Result<CardRequest, Failure> {
-    let wrong = |what: &str, e: &dyn std::fmt::Display| Failure::new("lease", FailureKind::Harness, format!("[[card]] {what}: {e}"));
+    let wrong = |what: &str, e: &dyn std::fmt::Display| {
+        Failure::new("lease", FailureKind::Harness, format!("[[card]] {what}: {e}"))
+    };
     Ok(CardRequest {
-        address: wish.request.address.as_deref().map(str::parse).transpose().map_err(|e| wrong("address", &e))?,
+        address: wish
+            .request
+            .address
+            .as_deref()
+            .map(str::parse)
+            .transpose()
+            .map_err(|e| wrong("address", &e))?,
         id: wish.request.id.as_deref().map(str::parse).transpose().map_err(|e| wrong("id", &e))?,
         model: wish.request.model.clone(),
         any: wish.request.any,
@@ -101,18 +130,37 @@ fn card_facts(borrowed: &Borrowed, inventory: &Inventory) -> CardFacts {
     let mut facts = Vec::new();
     for (address, role) in &borrowed.functions {
         let Some(function) = inventory.function(address) else { continue };
-        let bars = function.bars.iter().filter(|bar| bar.index < 6).map(|bar| format!("BAR{} {}", bar.index, words::bytes(bar.size)));
+        let bars = function
+            .bars
+            .iter()
+            .filter(|bar| bar.index < 6)
+            .map(|bar| format!("BAR{} {}", bar.index, words::bytes(bar.size)));
         let bars = bars.collect::<Vec<_>>().join(", ");
         let driver = function.driver.as_deref().unwrap_or("no driver");
-        facts.push(Fact::new(role.to_string(), format!("{} {} ({driver}) {bars}", address.short(), function.id)));
+        facts.push(Fact::new(
+            role.to_string(),
+            format!("{} {} ({driver}) {bars}", address.short(), function.id),
+        ));
     }
     if let Some(id) = borrowed.present_as {
         facts.push(Fact::new("shown as", id.to_string()));
     }
     if let Some(link) = inventory.function(&card.address).and_then(|f| f.link.as_ref()) {
-        facts.push(Fact::new("link", format!("{} GT/s x{} of {} GT/s x{}", or_unknown(link.speed), or_unknown(link.width), or_unknown(link.max_speed), or_unknown(link.max_width))));
+        facts.push(Fact::new(
+            "link",
+            format!(
+                "{} GT/s x{} of {} GT/s x{}",
+                or_unknown(link.speed),
+                or_unknown(link.width),
+                or_unknown(link.max_speed),
+                or_unknown(link.max_width)
+            ),
+        ));
     }
-    facts.push(Fact::new("IOMMU group", card.groups.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")));
+    facts.push(Fact::new(
+        "IOMMU group",
+        card.groups.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
+    ));
     let roles = borrowed.functions.iter().map(|(_, role)| role.to_string()).collect();
     CardFacts { name: words::clean(&card.name), slot: card.address.slot_name(), roles, facts }
 }
@@ -130,19 +178,35 @@ pub(super) fn check_memlock(spec: &MachineSpec, options: &VerifyOptions) -> Resu
 }
 
 /// Gives every function to vfio-pci.
-pub(super) fn bind(held: &mut Held, options: &VerifyOptions, recorder: &mut Recorder<'_>) -> Result<(), Failure> {
+pub(super) fn bind(
+    held: &mut Held,
+    options: &VerifyOptions,
+    recorder: &mut Recorder<'_>,
+) -> Result<(), Failure> {
     if held.borrowed.is_empty() {
         return Ok(());
     }
-    let phase = recorder.begin("bind", None, "every function of the cards to vfio-pci; written into the journal first");
+    let phase = recorder.begin(
+        "bind",
+        None,
+        "every function of the cards to vfio-pci; written into the journal first",
+    );
     // even a refused bind may have changed something before it was refused
     held.bound = true;
     let nodes = held.lease.bind(&options.privilege);
     recorder.end(phase, nodes.as_ref().err().map(ToString::to_string).as_deref());
     let nodes = nodes.map_err(|e| Failure::new("bind", kind_of(&e), e.to_string()))?;
     for node in nodes {
-        let before = held.before.iter().find(|(address, _)| *address == node.address).and_then(|(_, driver)| driver.as_deref());
-        recorder.event(Event::HostChange { target: node.address.to_string(), before: before.unwrap_or("no driver").into(), after: "vfio-pci".into() });
+        let before = held
+            .before
+            .iter()
+            .find(|(address, _)| *address == node.address)
+            .and_then(|(_, driver)| driver.as_deref());
+        recorder.event(Event::HostChange {
+            target: node.address.to_string(),
+            before: before.unwrap_or("no driver").into(),
+            after: "vfio-pci".into(),
+        });
     }
     Ok(())
 }
@@ -164,7 +228,11 @@ pub(super) fn attach(held: &mut Held, machine: &Machine, recorder: &mut Recorder
 }
 
 /// Ends the lease and compares the host with what it was. What went wrong on the way is returned in words.
-pub(super) fn give_back(held: Held, options: &VerifyOptions, recorder: &mut Recorder<'_>) -> (Vec<Returned>, Option<String>) {
+pub(super) fn give_back(
+    held: Held,
+    options: &VerifyOptions,
+    recorder: &mut Recorder<'_>,
+) -> (Vec<Returned>, Option<String>) {
     let Held { lease, before, bound, .. } = held;
     let phase = recorder.begin("give back", None, "every function to the driver that it had");
     let back = lease.give_back(&options.privilege);
@@ -175,13 +243,25 @@ pub(super) fn give_back(held: Held, options: &VerifyOptions, recorder: &mut Reco
     let now = Inventory::read(&options.roots);
     recorder.end(phase, problem.as_deref());
     let problem = problem.or_else(|| now.as_ref().err().map(ToString::to_string));
-    let driver_now = |address: &PciAddress| now.as_ref().ok().and_then(|i| i.function(address)).and_then(|f| f.driver.clone());
-    let returned: Vec<Returned> =
-        before.iter().map(|(address, driver)| Returned { address: address.to_string(), before: driver.clone(), now: driver_now(address) }).collect();
+    let driver_now = |address: &PciAddress| {
+        now.as_ref().ok().and_then(|i| i.function(address)).and_then(|f| f.driver.clone())
+    };
+    let returned: Vec<Returned> = before
+        .iter()
+        .map(|(address, driver)| Returned {
+            address: address.to_string(),
+            before: driver.clone(),
+            now: driver_now(address),
+        })
+        .collect();
     if bound {
         for one in &returned {
             let word = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "no driver".into());
-            recorder.event(Event::HostChange { target: one.address.clone(), before: "vfio-pci".into(), after: word(&one.now) });
+            recorder.event(Event::HostChange {
+                target: one.address.clone(),
+                before: "vfio-pci".into(),
+                after: word(&one.now),
+            });
         }
     }
     (returned, problem)

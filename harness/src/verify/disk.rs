@@ -14,15 +14,22 @@ pub(super) fn scratch(wish: Option<&Path>) -> Result<TempDir> {
     let base = wish.map_or_else(std::env::temp_dir, Path::to_owned);
     let kind = rustix::fs::statfs(&base).with_context(|| format!("failed to look at {}", base.display()))?;
     if u64::try_from(kind.f_type).is_ok_and(|t| t == V9FS_MAGIC) {
-        bail!("{} is a 9p share, which carries neither sockets nor locks: choose a local folder (TMPDIR)", base.display());
+        bail!(
+            "{} is a 9p share, which carries neither sockets nor locks: choose a local folder (TMPDIR)",
+            base.display()
+        );
     }
-    tempfile::Builder::new().prefix("no43-").tempdir_in(&base).with_context(|| format!("failed to make a folder in {}", base.display()))
+    tempfile::Builder::new()
+        .prefix("no43-")
+        .tempdir_in(&base)
+        .with_context(|| format!("failed to make a folder in {}", base.display()))
 }
 
 /// Makes the overlay. What the guest writes goes there and is gone with it.
 pub(super) fn overlay(image: &Image, at: &Path) -> Result<()> {
     let base = image.disk();
-    let base = base.canonicalize().with_context(|| format!("failed to find the image's disk {}", base.display()))?;
+    let base =
+        base.canonicalize().with_context(|| format!("failed to find the image's disk {}", base.display()))?;
     let output = Command::new("qemu-img")
         .args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"])
         .arg(&base)
@@ -31,7 +38,11 @@ pub(super) fn overlay(image: &Image, at: &Path) -> Result<()> {
         .output()
         .context("failed to run qemu-img (Debian: package qemu-utils)")?;
     if !output.status.success() {
-        bail!("failed to make the run's disk on {}: {}", base.display(), String::from_utf8_lossy(&output.stderr).trim());
+        bail!(
+            "failed to make the run's disk on {}: {}",
+            base.display(),
+            String::from_utf8_lossy(&output.stderr).trim()
+        );
     }
     Ok(())
 }

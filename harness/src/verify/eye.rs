@@ -19,27 +19,31 @@ const MAX_PNG: u64 = 64 << 20;
 pub(crate) struct LabEye {
     client: Client,
     folders: Vec<PathBuf>,
-    number: u32,
 }
 
 impl LabEye {
     /// None on a host that is not a lab's. The lab puts pictures into one of `folders`, which it shares with us.
     pub(crate) fn open(roots: &Roots, folders: &[&Path]) -> Option<Self> {
         let folders = folders.iter().map(|folder| (*folder).to_owned()).collect();
-        Client::open(&roots.dev).map(|client| Self { client, folders, number: 0 })
+        Client::open(&roots.dev).map(|client| Self { client, folders })
     }
 }
 
 impl Eye for LabEye {
     fn capture(&mut self, card: &PciAddress) -> Result<RgbImage> {
-        self.number += 1;
-        let name = format!("capture-{}-{}.png", std::process::id(), self.number);
+        // a name is never used twice: a share may still show the file that had it before
+        let name = format!("capture-{:016x}.png", crate::evidence::random());
         let reply = self.client.ask(&Request::Capture { address: *card, file: name }, CAPTURE_LIMIT)?;
-        let Reply::Captured { file, .. } = reply else { bail!("the lab answered a request for a picture with {reply:?}") };
+        let Reply::Captured { file, .. } = reply else {
+            bail!("the lab answered a request for a picture with {reply:?}")
+        };
         ensure!(is_bare_name(&file), "the lab named its picture '{file}', which is no file name");
         let path = self.folders.iter().map(|folder| folder.join(&file)).find(|path| path.exists());
-        let path = path.with_context(|| format!("the lab says that it wrote {file}, and it is not in {}", list(&self.folders)))?;
-        let picture = read(&path).with_context(|| format!("failed to read the lab's picture {}", path.display()))?;
+        let path = path.with_context(|| {
+            format!("the lab says that it wrote {file}, and it is not in {}", list(&self.folders))
+        })?;
+        let picture =
+            read(&path).with_context(|| format!("failed to read the lab's picture {}", path.display()))?;
         // kept again, with its name, in the run's folder
         let _ = fs::remove_file(&path);
         Ok(picture)

@@ -28,7 +28,11 @@ impl<'a> LiveGuest<'a> {
     fn ask(&self, arguments: &[&str]) -> Result<Vec<u8>> {
         let mut argv = vec![PROGRAM];
         argv.extend_from_slice(arguments);
-        let output = self.machine.agent().exec(&argv, &ExecLimits::within(PROGRAM_LIMIT)).with_context(|| format!("failed to run '{}' in the guest", argv.join(" ")))?;
+        let output = self
+            .machine
+            .agent()
+            .exec(&argv, &ExecLimits::within(PROGRAM_LIMIT))
+            .with_context(|| format!("failed to run '{}' in the guest", argv.join(" ")))?;
         finished(&argv, output)
     }
 }
@@ -45,7 +49,11 @@ fn finished(argv: &[&str], output: ExecOutput) -> Result<Vec<u8>> {
         (None, None) => "ended in an unknown way".into(),
     };
     let words = words::clean_to(&output.stderr_text(), 600);
-    bail!("'{}' in the guest {how}{}", argv.join(" "), if words.is_empty() { String::new() } else { format!(": {words}") })
+    bail!(
+        "'{}' in the guest {how}{}",
+        argv.join(" "),
+        if words.is_empty() { String::new() } else { format!(": {words}") }
+    )
 }
 
 impl Guest for LiveGuest<'_> {
@@ -77,5 +85,9 @@ impl Guest for LiveGuest<'_> {
 pub(crate) fn exit_words(exit: &no43_machine::Exit) -> String {
     let reason = exit.reason.as_deref().unwrap_or("it gave no reason");
     let words = words::clean_to(&exit.stderr, 600);
-    format!("QEMU ended ({:?}, {reason}){}", exit.status, if words.is_empty() { String::new() } else { format!(": {words}") })
+    format!(
+        "QEMU ended ({:?}, {reason}){}",
+        exit.status,
+        if words.is_empty() { String::new() } else { format!(": {words}") }
+    )
 }

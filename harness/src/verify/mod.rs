@@ -65,6 +65,8 @@ impl VerifyOptions {
     /// # Errors
     /// When no folder for leases can be used.
     pub fn here() -> anyhow::Result<Self> {
+        // a lab names the folder in which it puts its pictures; where it does, nobody seeing the card is a fault of the lab
+        let lab_share = std::env::var_os("NO43_LAB_SHARE").filter(|v| !v.is_empty()).map(PathBuf::from);
         Ok(Self {
             runs: RunDir::default_root(),
             scratch: None,
@@ -73,8 +75,8 @@ impl VerifyOptions {
             privilege: Privilege::detect(),
             qemu: "qemu-system-x86_64".into(),
             run_as: None,
-            required: Vec::new(),
-            lab_share: std::env::var_os("NO43_LAB_SHARE").filter(|v| !v.is_empty()).map_or_else(|| "/no43/share".into(), PathBuf::from),
+            required: lab_share.iter().map(|_| Capability::CardCapture).collect(),
+            lab_share: lab_share.unwrap_or_else(|| "/no43/share".into()),
             control: None,
         })
     }
@@ -82,7 +84,13 @@ impl VerifyOptions {
 
 /// Proves that the plan's cards work in a machine made from the image, and writes the run's folder with its reports.
 /// `sink` hears every event; the folder is named to it first. A second run that must fail can follow as control.
-pub fn verify(plan: &Plan, image: &Image, options: &VerifyOptions, stop: &Stop, sink: &mut dyn Sink) -> Verdict {
+pub fn verify(
+    plan: &Plan,
+    image: &Image,
+    options: &VerifyOptions,
+    stop: &Stop,
+    sink: &mut dyn Sink,
+) -> Verdict {
     let run = match RunDir::create(&options.runs, &plan.name) {
         Ok(run) => run,
         Err(error) => return Verdict::failed(FailureKind::HostSetup, format!("{error:#}")),
@@ -94,17 +102,29 @@ pub fn verify(plan: &Plan, image: &Image, options: &VerifyOptions, stop: &Stop, 
     match written {
         Ok(()) => answer,
         // evidence that could not be kept makes a pass worth nothing; a failure stays what it is
-        Err(error) if answer.is_passed() => Verdict::failed(FailureKind::Harness, format!("the evidence in {} is not complete: {error:#}", folder.display())),
+        Err(error) if answer.is_passed() => Verdict::failed(
+            FailureKind::Harness,
+            format!("the evidence in {} is not complete: {error:#}", folder.display()),
+        ),
         Err(_) => answer,
     }
 }
 
-fn in_folder(plan: &Plan, image: &Image, options: &VerifyOptions, stop: &Stop, recorder: &mut Recorder<'_>) -> Verdict {
+fn in_folder(
+    plan: &Plan,
+    image: &Image,
+    options: &VerifyOptions,
+    stop: &Stop,
+    recorder: &mut Recorder<'_>,
+) -> Verdict {
     if let Some(control) = &options.control
         && !crate::checks::names().contains(&control.fails_in.as_str())
     {
         let names = crate::checks::names().join(", ");
-        return Verdict::failed(FailureKind::Harness, format!("no check is called '{}'; there are: {names}", control.fails_in));
+        return Verdict::failed(
+            FailureKind::Harness,
+            format!("no check is called '{}'; there are: {names}", control.fails_in),
+        );
     }
     image_facts(image, recorder);
     let main = run::section(plan, image, options, stop, recorder);
@@ -116,12 +136,20 @@ fn in_folder(plan: &Plan, image: &Image, options: &VerifyOptions, stop: &Stop, r
     recorder.set_section(Section::Control);
     let ended = run::section(&control.plan, &control.image, options, stop, recorder);
     let (as_it_must, line) = judge_control(&ended, &control.fails_in);
-    recorder.event(Event::ControlEnded { fails_in: control.fails_in.clone(), as_it_must, line: line.clone() });
+    recorder.event(Event::ControlEnded {
+        fails_in: control.fails_in.clone(),
+        as_it_must,
+        line: line.clone(),
+    });
     recorder.set_section(Section::Main);
     match (as_it_must, ended.failure) {
         (true, _) => answer,
-        (false, Some(failure)) if failure.kind != FailureKind::Guest => Verdict::failed(failure.kind, format!("control: {}", failure.cause)),
-        (false, _) => Verdict::failed(FailureKind::Harness, format!("the control did not fail as it must: {line}")),
+        (false, Some(failure)) if failure.kind != FailureKind::Guest => {
+            Verdict::failed(failure.kind, format!("control: {}", failure.cause))
+        }
+        (false, _) => {
+            Verdict::failed(FailureKind::Harness, format!("the control did not fail as it must: {line}"))
+        }
     }
 }
 
@@ -141,7 +169,9 @@ fn judge_control(ended: &run::Ended, fails_in: &str) -> (bool, String) {
     match (failed.first(), &ended.failure) {
         (None, None) => (false, format!("every check passed, and '{fails_in}' had to fail")),
         (None, Some(failure)) => (false, format!("it broke before any check failed: {}", failure.cause)),
-        (Some(first), _) if first.check != fails_in => (false, format!("'{}' failed before '{fails_in}': {}", first.check, first.seen)),
+        (Some(first), _) if first.check != fails_in => {
+            (false, format!("'{}' failed before '{fails_in}': {}", first.check, first.seen))
+        }
         (Some(_), _) if failed.iter().any(|r| r.check != fails_in) => {
             let other = failed.iter().find(|r| r.check != fails_in).map_or("", |r| r.check.as_str());
             (false, format!("'{other}' failed too"))

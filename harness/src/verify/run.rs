@@ -45,7 +45,11 @@ impl Failure {
     }
 
     fn interrupted(place: &str) -> Self {
-        Self::new(place, FailureKind::Interrupted, format!("stopped in phase '{place}' as asked; the cards are back"))
+        Self::new(
+            place,
+            FailureKind::Interrupted,
+            format!("stopped in phase '{place}' as asked; the cards are back"),
+        )
     }
 }
 
@@ -66,13 +70,17 @@ impl Ended {
         }
         let proved = self.results.iter().any(|r| r.passed() && !r.card.is_empty());
         let reason = self.results.iter().find_map(|r| match &r.answer {
-            Outcome::Skipped { reason } => Some(format!("nothing was proved: '{}' was skipped: {reason}", r.check)),
+            Outcome::Skipped { reason } => {
+                Some(format!("nothing was proved: '{}' was skipped: {reason}", r.check))
+            }
             _ => None,
         });
         match (proved, reason) {
             (true, _) => Verdict::Passed,
             (false, Some(reason)) => Verdict::Skipped { reason },
-            (false, None) => Verdict::Skipped { reason: "nothing was proved: the recipe asks for no check of a card".into() },
+            (false, None) => Verdict::Skipped {
+                reason: "nothing was proved: the recipe asks for no check of a card".into(),
+            },
         }
     }
 
@@ -95,11 +103,30 @@ struct Run<'a, 'r> {
     marks: Vec<Mark>,
     qemu_words: Vec<String>,
     seeds: HashMap<String, u64>,
+    /// The guest's boot id in the last round: a reboot gives another.
+    boot_id: Option<String>,
 }
 
 /// One run from the lease to the cards' return. Whatever happens inside, the cards are given back and the evidence is kept.
-pub(super) fn section(plan: &Plan, image: &Image, options: &VerifyOptions, stop: &Stop, recorder: &mut Recorder<'_>) -> Ended {
-    let mut run = Run { plan, image, options, stop, recorder, ended: Ended::default(), marks: Vec::new(), qemu_words: Vec::new(), seeds: HashMap::new() };
+pub(super) fn section(
+    plan: &Plan,
+    image: &Image,
+    options: &VerifyOptions,
+    stop: &Stop,
+    recorder: &mut Recorder<'_>,
+) -> Ended {
+    let mut run = Run {
+        plan,
+        image,
+        options,
+        stop,
+        recorder,
+        ended: Ended::default(),
+        marks: Vec::new(),
+        qemu_words: Vec::new(),
+        seeds: HashMap::new(),
+        boot_id: None,
+    };
     let mut held = match cards::take(plan, options, run.recorder) {
         Ok(held) => held,
         Err(failure) => {
@@ -117,13 +144,16 @@ pub(super) fn section(plan: &Plan, image: &Image, options: &VerifyOptions, stop:
 impl Run<'_, '_> {
     /// Binds, starts, checks and stops. Returns early with the first thing that makes going on pointless.
     fn with_cards(&mut self, held: &mut Held) -> Result<(), Failure> {
-        let scratch_dir = disk::scratch(self.options.scratch.as_deref()).map_err(|e| Failure::new("disk", FailureKind::HostSetup, format!("{e:#}")))?;
+        let scratch_dir = disk::scratch(self.options.scratch.as_deref())
+            .map_err(|e| Failure::new("disk", FailureKind::HostSetup, format!("{e:#}")))?;
         let scratch = Scratch::at(scratch_dir.path());
         let accel = self.accel();
         let spec = self.describe(&held.borrowed, accel, &scratch)?;
         // BARs are read before vfio-pci has the card: then no driver of the host has resized or switched them off
-        let inventory = Inventory::read(&self.options.roots).map_err(|e| Failure::new("bind", FailureKind::Host, e.to_string()))?;
-        let subjects = subjects(&spec, &held.borrowed, &inventory).map_err(|e| Failure::new("bind", FailureKind::Host, format!("{e:#}")))?;
+        let inventory = Inventory::read(&self.options.roots)
+            .map_err(|e| Failure::new("bind", FailureKind::Host, e.to_string()))?;
+        let subjects = subjects(&spec, &held.borrowed, &inventory)
+            .map_err(|e| Failure::new("bind", FailureKind::Host, format!("{e:#}")))?;
         cards::check_memlock(&spec, self.options)?;
         self.stopped("bind")?;
         cards::bind(held, self.options, self.recorder)?;
@@ -149,7 +179,12 @@ impl Run<'_, '_> {
         accel
     }
 
-    fn describe(&mut self, cards: &[Borrowed], accel: Accel, scratch: &Scratch) -> Result<MachineSpec, Failure> {
+    fn describe(
+        &mut self,
+        cards: &[Borrowed],
+        accel: Accel,
+        scratch: &Scratch,
+    ) -> Result<MachineSpec, Failure> {
         let setup = |e: anyhow::Error| Failure::new("start", FailureKind::HostSetup, format!("{e:#}"));
         let wanted = match self.plan.machine.firmware {
             PlannedFirmware::Bios => None,
@@ -157,15 +192,22 @@ impl Run<'_, '_> {
             PlannedFirmware::UefiSecure => Some(Wanted::SecureBoot),
         };
         let uefi = wanted
-            .map(|wanted| firmware::find(wanted, no43_machine::spec::DEFAULT_MACHINE_TYPE).map_err(anyhow::Error::from).and_then(|found| Ok(found.with_own_vars(&scratch.vars)?)))
+            .map(|wanted| {
+                firmware::find(wanted, no43_machine::spec::DEFAULT_MACHINE_TYPE)
+                    .map_err(anyhow::Error::from)
+                    .and_then(|found| Ok(found.with_own_vars(&scratch.vars)?))
+            })
             .transpose()
             .map_err(setup)?;
         let spec = machine_spec(self.plan, self.image, cards, accel, scratch, uefi).map_err(setup)?;
         let facts = vec![
-            Fact::new("accelerator", match accel {
-                Accel::Kvm => "KVM",
-                Accel::Tcg => "TCG (no KVM: 10 to 30 times slower)",
-            }),
+            Fact::new(
+                "accelerator",
+                match accel {
+                    Accel::Kvm => "KVM",
+                    Accel::Tcg => "TCG (no KVM: 10 to 30 times slower)",
+                },
+            ),
             Fact::new("machine", &spec.machine_type),
             Fact::new("CPUs", spec.smp.count().to_string()),
             Fact::new("memory", words::bytes(spec.memory_mib << 20)),
@@ -183,7 +225,14 @@ impl Run<'_, '_> {
     }
 
     /// Starts QEMU, asks everything, stops QEMU; a cold start does it once more with the same disk.
-    fn with_machine(&mut self, held: &mut Held, spec: &MachineSpec, subjects: &[Subject], accel: Accel, scratch: &Scratch) -> Result<(), Failure> {
+    fn with_machine(
+        &mut self,
+        held: &mut Held,
+        spec: &MachineSpec,
+        subjects: &[Subject],
+        accel: Accel,
+        scratch: &Scratch,
+    ) -> Result<(), Failure> {
         let slow = accel == Accel::Tcg || self.eye().is_some();
         let limits = if slow { Limits::SLOW } else { Limits::QUICK };
         let mut machine = self.start(held, spec, scratch)?;
@@ -197,7 +246,9 @@ impl Run<'_, '_> {
                 Lifecycle::ColdStart => {
                     self.shut_down(&machine, scratch);
                     machine = self.start(held, spec, scratch)?;
-                    self.ready(&machine, spec, scratch).and_then(|()| self.round(&machine, subjects, limits, Round::AfterColdStart).map(drop))
+                    self.ready(&machine, spec, scratch).and_then(|()| {
+                        self.round(&machine, subjects, limits, Round::AfterColdStart).map(drop)
+                    })
                 }
             };
         }
@@ -210,8 +261,16 @@ impl Run<'_, '_> {
     }
 
     fn start(&mut self, held: &mut Held, spec: &MachineSpec, scratch: &Scratch) -> Result<Machine, Failure> {
-        let options = StartOptions { qemu: self.options.qemu.clone(), run_as: self.options.run_as.clone(), ..StartOptions::new(&scratch.machine) };
-        let phase = self.recorder.begin("start", Some(options.limit), "QEMU until it serves commands: it pins the guest's memory for the card");
+        let options = StartOptions {
+            qemu: self.options.qemu.clone(),
+            run_as: self.options.run_as.clone(),
+            ..StartOptions::new(&scratch.machine)
+        };
+        let phase = self.recorder.begin(
+            "start",
+            Some(options.limit),
+            "QEMU until it serves commands: it pins the guest's memory for the card",
+        );
         let started = Machine::start(spec, &options);
         let problem = started.as_ref().err().map(ToString::to_string);
         self.recorder.end(phase, problem.as_deref());
@@ -227,7 +286,11 @@ impl Run<'_, '_> {
     /// Waits for the guest's agent; the emulated screen is looked at meanwhile.
     fn ready(&mut self, machine: &Machine, spec: &MachineSpec, scratch: &Scratch) -> Result<(), Failure> {
         let limit = Duration::from_secs(self.plan.checks.ready_limit);
-        let phase = self.recorder.begin("agent", Some(limit), "from the start of the guest to the first answer of its agent (checks.ready-limit)");
+        let phase = self.recorder.begin(
+            "agent",
+            Some(limit),
+            "from the start of the guest to the first answer of its agent (checks.ready-limit)",
+        );
         let began = Instant::now();
         let mut last_look = Instant::now();
         let waited = loop {
@@ -252,20 +315,40 @@ impl Run<'_, '_> {
     }
 
     /// What is known about a guest whose agent did not come.
-    fn silent(&mut self, error: &AgentError, machine: &Machine, spec: &MachineSpec, scratch: &Scratch, limit: Duration) -> Failure {
+    fn silent(
+        &mut self,
+        error: &AgentError,
+        machine: &Machine,
+        spec: &MachineSpec,
+        scratch: &Scratch,
+        limit: Duration,
+    ) -> Failure {
         if let Some(exit) = machine.exit() {
             let cause = exit_words(&exit);
             self.qemu_words = cause.lines().map(words::clean).collect();
-            return Failure::new("machine", FailureKind::Host, format!("the machine ended while its agent was waited for: {cause}"));
+            return Failure::new(
+                "machine",
+                FailureKind::Host,
+                format!("the machine ended while its agent was waited for: {cause}"),
+            );
         }
-        let screen = self.look(machine, spec).map(|file| format!("; last screen: {file}")).unwrap_or_default();
+        let screen =
+            self.look(machine, spec).map(|file| format!("; last screen: {file}")).unwrap_or_default();
         let serial = tail(&scratch.serial, 1).pop();
         if serial.is_none() {
             self.marks.push(Mark::SilentSerial);
         }
-        let said = serial.map_or_else(|| "its serial port stayed silent".to_owned(), |line| format!("its serial port said last: {line}"));
-        let why = if matches!(error, AgentError::TimedOut { .. }) { String::new() } else { format!(" ({error})") };
-        Failure::new("agent", FailureKind::Guest, format!("the guest's agent did not answer within {}{why}; {said}{screen}", words::limit(limit)))
+        let said = serial.map_or_else(
+            || "its serial port stayed silent".to_owned(),
+            |line| format!("its serial port said last: {line}"),
+        );
+        let why =
+            if matches!(error, AgentError::TimedOut { .. }) { String::new() } else { format!(" ({error})") };
+        Failure::new(
+            "agent",
+            FailureKind::Guest,
+            format!("the guest's agent did not answer within {}{why}; {said}{screen}", words::limit(limit)),
+        )
     }
 
     /// Keeps the emulated screen if it changed.
@@ -277,12 +360,25 @@ impl Run<'_, '_> {
         self.recorder.frame("screen", "the guest's emulated screen", &picture)
     }
 
-    fn first_round(&mut self, machine: &Machine, subjects: &[Subject], spec: &MachineSpec, limits: Limits, scratch: &Scratch) -> Result<(), Failure> {
+    fn first_round(
+        &mut self,
+        machine: &Machine,
+        subjects: &[Subject],
+        spec: &MachineSpec,
+        limits: Limits,
+        scratch: &Scratch,
+    ) -> Result<(), Failure> {
         self.ready(machine, spec, scratch)?;
         self.round(machine, subjects, limits, Round::First).map(drop)
     }
 
-    fn round(&mut self, machine: &Machine, subjects: &[Subject], limits: Limits, round: Round) -> Result<RoundResult, Failure> {
+    fn round(
+        &mut self,
+        machine: &Machine,
+        subjects: &[Subject],
+        limits: Limits,
+        round: Round,
+    ) -> Result<RoundResult, Failure> {
         self.stopped("checks")?;
         let name = format!("checks{}", round.suffix());
         let phase = self.recorder.begin(&name, None, "each check has its own limit");
@@ -301,10 +397,21 @@ impl Run<'_, '_> {
         let result = checks::run_round(&self.plan.checks, subjects, &mut asking);
         let gone = guest.gone();
         self.ended.results.extend(result.results.iter().cloned());
+        let before = std::mem::replace(&mut self.boot_id, result.boot_id.clone());
+        let same_boot = round.is_again() && before.is_some() && before == self.boot_id;
         self.marks.extend(result.marks.iter().copied());
         let failure = match (gone, &result.failure) {
-            (Some(words), _) => Some(Failure::new("machine", FailureKind::Host, format!("the machine ended during the checks: {words}"))),
+            (Some(words), _) => Some(Failure::new(
+                "machine",
+                FailureKind::Host,
+                format!("the machine ended during the checks: {words}"),
+            )),
             (None, Some((failed, kind))) => Some(Failure::new(&failed.check, *kind, sentence(failed))),
+            (None, None) if same_boot => Some(Failure::new(
+                "reboot",
+                FailureKind::Guest,
+                "the guest did not restart: it still has the same boot id",
+            )),
             (None, None) if self.stop.is_set() => Some(Failure::interrupted("checks")),
             (None, None) => None,
         };
@@ -312,10 +419,24 @@ impl Run<'_, '_> {
         failure.map_or(Ok(result), Err)
     }
 
-    fn reboot(&mut self, machine: &Machine, subjects: &[Subject], spec: &MachineSpec, limits: Limits, scratch: &Scratch) -> Result<(), Failure> {
-        let phase = self.recorder.begin("reboot", Some(REBOOT_LIMIT), "from the request to the machine's RESET: the guest stops its services first");
+    fn reboot(
+        &mut self,
+        machine: &Machine,
+        subjects: &[Subject],
+        spec: &MachineSpec,
+        limits: Limits,
+        scratch: &Scratch,
+    ) -> Result<(), Failure> {
+        let phase = self.recorder.begin(
+            "reboot",
+            Some(REBOOT_LIMIT),
+            "from the request to the machine's RESET: the guest stops its services first",
+        );
         let events = machine.subscribe();
-        let asked = machine.agent().shutdown(ShutdownMode::Reboot).map_err(|e| format!("the guest did not take the request to restart: {e}"));
+        let asked = machine
+            .agent()
+            .shutdown(ShutdownMode::Reboot)
+            .map_err(|e| format!("the guest did not take the request to restart: {e}"));
         let reset = asked.and_then(|()| self.wait_reset(machine, &events));
         self.recorder.end(phase, reset.as_ref().err().map(String::as_str));
         reset.map_err(|cause| Failure::new("reboot", FailureKind::Guest, cause))?;
@@ -323,7 +444,11 @@ impl Run<'_, '_> {
         self.round(machine, subjects, limits, Round::AfterReboot).map(drop)
     }
 
-    fn wait_reset(&mut self, machine: &Machine, events: &std::sync::mpsc::Receiver<no43_machine::Event>) -> Result<(), String> {
+    fn wait_reset(
+        &mut self,
+        machine: &Machine,
+        events: &std::sync::mpsc::Receiver<no43_machine::Event>,
+    ) -> Result<(), String> {
         use std::sync::mpsc::RecvTimeoutError;
         let began = Instant::now();
         while began.elapsed() < REBOOT_LIMIT && !self.stop.is_set() {
@@ -331,7 +456,10 @@ impl Run<'_, '_> {
                 Ok(event) if event.name == "RESET" => return Ok(()),
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => {
-                    let words = machine.exit().map_or_else(|| "QEMU closed its control connection".to_owned(), |exit| exit_words(&exit));
+                    let words = machine.exit().map_or_else(
+                        || "QEMU closed its control connection".to_owned(),
+                        |exit| exit_words(&exit),
+                    );
                     return Err(format!("the machine ended instead of restarting: {words}"));
                 }
             }
@@ -353,19 +481,32 @@ impl Run<'_, '_> {
             Some(failure) if failure.place == "agent" => Duration::ZERO,
             Some(_) => Duration::from_secs(20),
         };
-        let phase = self.recorder.begin("shutdown", Some(limit), "by the guest, else by QEMU, else by the kernel; the disk is thrown away");
+        let phase = self.recorder.begin(
+            "shutdown",
+            Some(limit),
+            "by the guest, else by QEMU, else by the kernel; the disk is thrown away",
+        );
         let stopped = machine.stop(StopLimits { guest: limit, ..StopLimits::default() });
         let problem = match stopped.by {
-            _ if !stopped.gone => Some("QEMU's process cannot be killed: a device hangs in the kernel".to_owned()),
+            _ if !stopped.gone => {
+                Some("QEMU's process cannot be killed: a device hangs in the kernel".to_owned())
+            }
             StoppedBy::Agent | StoppedBy::PowerButton => None,
             StoppedBy::Itself => Some(format!("it had ended before: {}", exit_words(&stopped.exit))),
             StoppedBy::Quit if limit.is_zero() => None,
-            StoppedBy::Quit => Some(format!("the guest did not shut down within {}; QEMU was told to quit", words::limit(limit))),
+            StoppedBy::Quit => Some(format!(
+                "the guest did not shut down within {}; QEMU was told to quit",
+                words::limit(limit)
+            )),
             StoppedBy::Kill => Some("QEMU did not end by itself and was killed".to_owned()),
         };
         self.recorder.end(phase, problem.as_deref());
         if !stopped.gone {
-            self.ended.fail(Failure::new("shutdown", FailureKind::Host, "QEMU's process cannot be killed: a device hangs in the kernel"));
+            self.ended.fail(Failure::new(
+                "shutdown",
+                FailureKind::Host,
+                "QEMU's process cannot be killed: a device hangs in the kernel",
+            ));
         }
         self.recorder.log_file("serial", "serial port of the guest", &scratch.serial);
         self.recorder.log_file("qemu", "QEMU's own words", machine.dirs().stderr().as_path());
@@ -374,7 +515,8 @@ impl Run<'_, '_> {
     /// Names the likely causes of the failure.
     fn explain(&mut self, scratch: &Scratch) {
         let Some(failure) = &self.ended.failure else { return };
-        let lines = self.ended.results.iter().filter(|r| r.failed()).flat_map(|r| r.guest_lines.iter().cloned());
+        let lines =
+            self.ended.results.iter().filter(|r| r.failed()).flat_map(|r| r.guest_lines.iter().cloned());
         let observed = Observed {
             failed: failure.place.clone(),
             seen: failure.cause.clone(),

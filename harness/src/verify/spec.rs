@@ -5,7 +5,9 @@ use no43_builder::image::Image;
 use no43_builder::plan::{CardFunctions, CardRole, Console, Firmware as PlannedFirmware, NetworkPlan, Plan};
 use no43_host::card::Role;
 use no43_host::{Card, Inventory, PciAddress, PciId};
-use no43_machine::spec::{DirectKernel, Disk, DiskCache, Display, Firmware, Network, PassedCard, PassedFunction, Smp};
+use no43_machine::spec::{
+    DirectKernel, Disk, DiskCache, Display, Firmware, Network, PassedCard, PassedFunction, Smp,
+};
 use no43_machine::{Accel, MachineSpec};
 use std::path::{Path, PathBuf};
 
@@ -25,8 +27,16 @@ pub(crate) struct Borrowed {
 impl Borrowed {
     /// What the plan wishes, applied to a lent card.
     pub(crate) fn new(card: Card, which: &CardFunctions, present_as: Option<&str>) -> Result<Self> {
-        let present_as = present_as.map(|text| text.parse().with_context(|| format!("present-as = \"{text}\""))).transpose()?;
-        let functions = card.functions.iter().copied().zip(card.roles.iter().copied()).filter(|(_, role)| wanted(which, *role)).collect();
+        let present_as = present_as
+            .map(|text| text.parse().with_context(|| format!("present-as = \"{text}\"")))
+            .transpose()?;
+        let functions = card
+            .functions
+            .iter()
+            .copied()
+            .zip(card.roles.iter().copied())
+            .filter(|(_, role)| wanted(which, *role))
+            .collect();
         Ok(Self { card, functions, present_as })
     }
 
@@ -39,7 +49,13 @@ fn wanted(which: &CardFunctions, role: Role) -> bool {
     match which {
         CardFunctions::All => true,
         CardFunctions::Only(roles) => roles.iter().any(|wish| {
-            matches!((wish, role), (CardRole::Video, Role::Video) | (CardRole::Audio, Role::Audio) | (CardRole::Usb, Role::Usb) | (CardRole::Ucsi, Role::Ucsi))
+            matches!(
+                (wish, role),
+                (CardRole::Video, Role::Video)
+                    | (CardRole::Audio, Role::Audio)
+                    | (CardRole::Usb, Role::Usb)
+                    | (CardRole::Ucsi, Role::Ucsi)
+            )
         }),
     }
 }
@@ -59,22 +75,42 @@ pub(crate) struct Scratch {
 
 impl Scratch {
     pub(crate) fn at(dir: &Path) -> Self {
-        Self { machine: dir.join("m"), disk: dir.join("disk.qcow2"), serial: dir.join("serial.log"), vars: dir.join("vars.fd") }
+        Self {
+            machine: dir.join("m"),
+            disk: dir.join("disk.qcow2"),
+            serial: dir.join("serial.log"),
+            vars: dir.join("vars.fd"),
+        }
     }
 }
 
 /// Describes the machine. `uefi` is the firmware found on this host, for plans that want UEFI.
-pub(crate) fn machine_spec(plan: &Plan, image: &Image, cards: &[Borrowed], accel: Accel, scratch: &Scratch, uefi: Option<Firmware>) -> Result<MachineSpec> {
+pub(crate) fn machine_spec(
+    plan: &Plan,
+    image: &Image,
+    cards: &[Borrowed],
+    accel: Accel,
+    scratch: &Scratch,
+    uefi: Option<Firmware>,
+) -> Result<MachineSpec> {
     let mut spec = MachineSpec::new(&plan.name, accel);
-    spec.smp = Smp::cpus(u16::try_from(plan.machine.cpus).context("machine.cpus: more CPUs than a machine can have")?);
+    spec.smp = Smp::cpus(
+        u16::try_from(plan.machine.cpus).context("machine.cpus: more CPUs than a machine can have")?,
+    );
     spec.memory_mib = plan.machine.memory_mib;
     spec.disks = vec![Disk { boot_index: Some(1), cache: DiskCache::Unsafe, ..Disk::qcow2(&scratch.disk) }];
     spec.serials = vec![scratch.serial.clone()];
-    spec.kernel = image.direct_kernel().map(|direct| DirectKernel { kernel: direct.kernel, initrd: Some(direct.initrd), cmdline: direct.command_line });
+    spec.kernel = image.direct_kernel().map(|direct| DirectKernel {
+        kernel: direct.kernel,
+        initrd: Some(direct.initrd),
+        cmdline: direct.command_line,
+    });
     spec.firmware = match (plan.machine.firmware, uefi) {
         (PlannedFirmware::Bios, _) => Firmware::Bios,
         (_, Some(firmware)) => firmware,
-        (_, None) => bail!("machine.firmware = \"uefi\", and no UEFI firmware was found on this host: install the package ovmf"),
+        (_, None) => bail!(
+            "machine.firmware = \"uefi\", and no UEFI firmware was found on this host: install the package ovmf"
+        ),
     };
     spec.nested_uefi_workround = plan.machine.uefi_under_lab;
     spec.network = match plan.network {
@@ -90,12 +126,19 @@ pub(crate) fn machine_spec(plan: &Plan, image: &Image, cards: &[Borrowed], accel
 }
 
 fn passed(borrowed: &Borrowed) -> PassedCard {
-    let functions = borrowed.functions.iter().map(|(host, _)| PassedFunction { host: *host, present_as: borrowed.shown(*host) });
+    let functions = borrowed
+        .functions
+        .iter()
+        .map(|(host, _)| PassedFunction { host: *host, present_as: borrowed.shown(*host) });
     PassedCard { functions: functions.collect() }
 }
 
 /// What the checks expect of each card: the host's facts, the plan's ids, the machine's places.
-pub(crate) fn subjects(spec: &MachineSpec, cards: &[Borrowed], inventory: &Inventory) -> Result<Vec<Subject>> {
+pub(crate) fn subjects(
+    spec: &MachineSpec,
+    cards: &[Borrowed],
+    inventory: &Inventory,
+) -> Result<Vec<Subject>> {
     cards.iter().enumerate().map(|(index, borrowed)| subject(spec, index, borrowed, inventory)).collect()
 }
 
@@ -103,7 +146,9 @@ fn subject(spec: &MachineSpec, index: usize, borrowed: &Borrowed, inventory: &In
     let slot = spec.guest_card_address(index);
     let mut functions = Vec::new();
     for (host, role) in &borrowed.functions {
-        let there = inventory.function(host).with_context(|| format!("{host} has left the bus since it was leased"))?;
+        let there = inventory
+            .function(host)
+            .with_context(|| format!("{host} has left the bus since it was leased"))?;
         functions.push(SubjectFunction {
             host: *host,
             guest: PciAddress { function: host.function, ..slot }.to_string(),

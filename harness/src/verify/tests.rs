@@ -8,7 +8,8 @@ use crate::evidence::{Outcome, Record, Round};
 use no43_builder::image::{BootKind, Manifest, Provenance};
 use no43_builder::key::Key;
 use no43_builder::plan::{
-    Boot, CardFunctions, CardRequest, CardWish, ChecksPlan, Console, DisplayPlan, Firmware, GuestPlan, Init, MachinePlan, NetworkPlan,
+    Boot, CardFunctions, CardRequest, CardWish, ChecksPlan, Console, DisplayPlan, Firmware, GuestPlan, Init,
+    MachinePlan, NetworkPlan,
 };
 use no43_host::inventory::{Bar, BarKind, Function, IommuFacts};
 use no43_host::{Card, CardState, Inventory, PciAddress, Role};
@@ -21,9 +22,24 @@ fn plan(cards: Vec<CardWish>) -> Plan {
         recipe_file: "lab-guest.toml".into(),
         guest: GuestPlan { os: "debian12".into(), init: Init::Lean, user: None },
         layers: Vec::new(),
-        machine: MachinePlan { cpus: 1, memory_mib: 256, disk_bytes: 1 << 30, firmware: Firmware::Bios, boot: Boot::Direct, uefi_under_lab: false },
+        machine: MachinePlan {
+            cpus: 1,
+            memory_mib: 256,
+            disk_bytes: 1 << 30,
+            firmware: Firmware::Bios,
+            boot: Boot::Direct,
+            uefi_under_lab: false,
+        },
         cards,
-        checks: ChecksPlan { card: true, driver: true, connector: true, picture: true, quiet: false, lifecycle: Vec::new(), ready_limit: 2 },
+        checks: ChecksPlan {
+            card: true,
+            driver: true,
+            connector: true,
+            picture: true,
+            quiet: false,
+            lifecycle: Vec::new(),
+            ready_limit: 2,
+        },
         display: DisplayPlan { console: Console::Always },
         network: NetworkPlan::None,
         notes: Vec::new(),
@@ -103,14 +119,31 @@ fn a_control_shows_other_ids_on_the_video_function_only() {
     let (card, inventory) = lab_card();
     let borrowed = [Borrowed::new(card, &CardFunctions::All, Some("10de:2484")).unwrap()];
     let dir = Path::new("/tmp/no43-x");
-    let spec = machine_spec(&plan(vec![wish(Some("10de:2484"))]), &image(dir), &borrowed, Accel::Kvm, &Scratch::at(dir), None).unwrap();
+    let spec = machine_spec(
+        &plan(vec![wish(Some("10de:2484"))]),
+        &image(dir),
+        &borrowed,
+        Accel::Kvm,
+        &Scratch::at(dir),
+        None,
+    )
+    .unwrap();
     let argv = spec.argv(&RunDirs::at("/tmp/no43-x/m")).join("\n");
     let passed: Vec<&str> = argv.lines().filter(|line| line.starts_with("vfio-pci")).collect();
     assert_eq!(passed.len(), 2, "{argv}");
-    assert!(passed[0].contains("host=0000:01:00.0") && passed[0].contains("0x10de") && passed[0].contains("0x2484"), "{passed:?}");
+    assert!(
+        passed[0].contains("host=0000:01:00.0")
+            && passed[0].contains("0x10de")
+            && passed[0].contains("0x2484"),
+        "{passed:?}"
+    );
     assert!(passed[1].contains("host=0000:01:00.1") && !passed[1].contains("0x10de"), "{passed:?}");
     let subjects = subjects(&spec, &borrowed, &inventory).unwrap();
-    let shown: Vec<String> = subjects[0].functions.iter().map(|f| format!("{} {} → {} {} {:?}", f.host, f.id, f.guest, f.shown_as, f.bars)).collect();
+    let shown: Vec<String> = subjects[0]
+        .functions
+        .iter()
+        .map(|f| format!("{} {} → {} {} {:?}", f.host, f.id, f.guest, f.shown_as, f.bars))
+        .collect();
     insta::assert_snapshot!(shown.join("\n"), @"
     0000:01:00.0 1234:1111 → 0000:01:00.0 10de:2484 [(0, 16777216), (2, 4096), (6, 65536)]
     0000:01:00.1 8086:2668 → 0000:01:00.1 8086:2668 [(0, 16384)]
@@ -140,12 +173,23 @@ fn skipped() -> Outcome {
 
 #[test]
 fn a_control_counts_only_if_it_fails_in_its_check_and_nowhere_else() {
-    let ended = |results: Vec<CheckResult>, failure: Option<Failure>| judge_control(&Ended { results, failure }, "driver");
+    let ended = |results: Vec<CheckResult>, failure: Option<Failure>| {
+        judge_control(&Ended { results, failure }, "driver")
+    };
     let good = |name| result(name, Outcome::Passed);
     let bad = |name| result(name, Outcome::Failed);
     let failure = |place| Some(Failure::new(place, FailureKind::Guest, "x"));
-    assert_eq!(ended(vec![good("agent"), good("present"), bad("driver"), result("connector", skipped())], failure("driver")), (true, "nouveau: unknown chipset".into()));
-    assert_eq!(ended(vec![good("agent"), bad("present"), bad("driver")], failure("present")).1, "'present' failed before 'driver': what 'present' saw");
+    assert_eq!(
+        ended(
+            vec![good("agent"), good("present"), bad("driver"), result("connector", skipped())],
+            failure("driver")
+        ),
+        (true, "nouveau: unknown chipset".into())
+    );
+    assert_eq!(
+        ended(vec![good("agent"), bad("present"), bad("driver")], failure("present")).1,
+        "'present' failed before 'driver': what 'present' saw"
+    );
     assert_eq!(ended(vec![good("driver")], None).1, "every check passed, and 'driver' had to fail");
     assert_eq!(ended(vec![], failure("agent")).1, "it broke before any check failed: x");
     assert_eq!(ended(vec![bad("driver"), bad("given back")], failure("driver")).1, "'given back' failed too");
@@ -154,7 +198,10 @@ fn a_control_counts_only_if_it_fails_in_its_check_and_nowhere_else() {
 #[test]
 fn a_run_that_proved_nothing_has_not_passed() {
     let verdict = |results: Vec<CheckResult>| Ended { results, failure: None }.verdict().headline();
-    assert_eq!(verdict(vec![result("agent", Outcome::Passed), result("given back", Outcome::Passed)]), "SKIPPED");
+    assert_eq!(
+        verdict(vec![result("agent", Outcome::Passed), result("given back", Outcome::Passed)]),
+        "SKIPPED"
+    );
     assert_eq!(verdict(vec![result("agent", Outcome::Passed), result("picture", skipped())]), "SKIPPED");
     assert_eq!(verdict(vec![result("driver", Outcome::Passed), result("picture", skipped())]), "PASSED");
 }
@@ -196,7 +243,9 @@ fn a_card_that_is_not_there_is_no_failure_of_the_guest() {
     let (answer, run) = run(&plan(vec![wish(None)]), &options(dir.path()), &image(dir.path()));
     assert!(matches!(answer, Verdict::Failed { kind: FailureKind::NotLent, .. }), "{answer:?}");
     assert!(answer.reason().contains("address 01:00.0"), "{answer:?}");
-    assert!(matches!(run.state, State::Finished(ref ended) if ended.exit_code == crate::exit_codes::NOT_LENT));
+    assert!(
+        matches!(run.state, State::Finished(ref ended) if ended.exit_code == crate::exit_codes::NOT_LENT)
+    );
     assert!(run.path.join("report.html").exists() && run.path.join("junit.xml").exists());
 }
 
@@ -206,7 +255,10 @@ fn an_unknown_control_check_is_named_before_anything_starts() {
     let image = image(dir.path());
     let control = Some(Control { plan: plan(Vec::new()), image: image.clone(), fails_in: "drvier".into() });
     let (answer, _) = run(&plan(Vec::new()), &VerifyOptions { control, ..options(dir.path()) }, &image);
-    assert!(answer.reason().contains("no check is called 'drvier'; there are: agent, present, driver"), "{answer:?}");
+    assert!(
+        answer.reason().contains("no check is called 'drvier'; there are: agent, present, driver"),
+        "{answer:?}"
+    );
 }
 
 /// A real QEMU with an empty disk: the guest never answers.
@@ -214,8 +266,14 @@ fn an_unknown_control_check_is_named_before_anything_starts() {
 fn a_guest_whose_agent_never_answers() {
     let dir = tempfile::tempdir().unwrap();
     let image = image(dir.path());
-    let made = std::process::Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(image.disk()).arg("16M").status();
-    if !made.is_ok_and(|status| status.success()) || std::process::Command::new("qemu-system-x86_64").arg("--version").output().is_err() {
+    let made = std::process::Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(image.disk())
+        .arg("16M")
+        .status();
+    if !made.is_ok_and(|status| status.success())
+        || std::process::Command::new("qemu-system-x86_64").arg("--version").output().is_err()
+    {
         eprintln!("skipped: no QEMU on this host (packages qemu-system-x86 and qemu-utils)");
         return;
     }
@@ -227,7 +285,10 @@ fn a_guest_whose_agent_never_answers() {
     let phases: Vec<&str> = model.main.phases.iter().map(|p| p.name.as_str()).collect();
     assert_eq!(phases, ["lease", "disk", "start", "agent", "shutdown", "give back"]);
     assert!(model.main.phases.iter().all(|p| p.took_ms.is_some()));
-    assert_eq!(model.main.causes.first().map(|c| c.cause.as_str()), Some("the guest is still starting: without KVM everything takes 10 to 30 times as long"));
+    assert_eq!(
+        model.main.causes.first().map(|c| c.cause.as_str()),
+        Some("the guest is still starting: without KVM everything takes 10 to 30 times as long")
+    );
 }
 
 /// A QEMU that dies at once: its own words are the cause.
@@ -235,7 +296,13 @@ fn a_guest_whose_agent_never_answers() {
 fn qemu_dying_at_its_start() {
     let dir = tempfile::tempdir().unwrap();
     let image = image(dir.path());
-    if !std::process::Command::new("qemu-img").args(["create", "-q", "-f", "qcow2"]).arg(image.disk()).arg("16M").status().is_ok_and(|s| s.success()) {
+    if !std::process::Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(image.disk())
+        .arg("16M")
+        .status()
+        .is_ok_and(|s| s.success())
+    {
         eprintln!("skipped: no qemu-img on this host (package qemu-utils)");
         return;
     }
@@ -243,7 +310,14 @@ fn qemu_dying_at_its_start() {
     std::fs::write(&fake, "#!/bin/sh\necho 'qemu: vfio 0000:01:00.0: failed to open group: Device or resource busy' >&2\nexit 1\n").unwrap();
     std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let (answer, run) = run(&plan(Vec::new()), &VerifyOptions { qemu: fake, ..options(dir.path()) }, &image);
-    assert!(matches!(answer, Verdict::Failed { kind: FailureKind::Host, .. }) && answer.reason().contains("Device or resource busy"), "{answer:?}");
+    assert!(
+        matches!(answer, Verdict::Failed { kind: FailureKind::Host, .. })
+            && answer.reason().contains("Device or resource busy"),
+        "{answer:?}"
+    );
     let model = report::Model::of(&run);
-    assert_eq!(model.main.causes[0].cause, "the card's group is held by somebody else, or belongs to another user");
+    assert_eq!(
+        model.main.causes[0].cause,
+        "the card's group is held by somebody else, or belongs to another user"
+    );
 }

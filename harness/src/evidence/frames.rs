@@ -63,7 +63,12 @@ impl FrameStore {
             return Ok(Kept::Full);
         }
         let png = encode(picture)?;
-        let name = format!("{:04}.{:03}-{}.png", ms / 1000, ms % 1000, words::file_word(source));
+        let stem = format!("{:04}.{:03}-{}", ms / 1000, ms % 1000, words::file_word(source));
+        let mut name = format!("{stem}.png");
+        // two sources may share a word, and two pictures a millisecond
+        if self.dir.join(&name).exists() {
+            name = format!("{stem}-{}.png", self.kept);
+        }
         write_atomic(&self.dir.join(&name), &png)?;
         let file = format!("frames/{name}");
         self.last.insert(source.to_owned(), (print, file.clone()));

@@ -108,12 +108,12 @@ fn lean() -> Vec<Entry> {
     entries
 }
 
-/// Debian's own settings, so that `update-grub` after a kernel upgrade in the guest writes the same menu that we wrote.
+/// Debian's own settings, so that `update-grub` after a kernel upgrade in the guest writes the same menu that we wrote. No
+/// `serial` for GRUB: OVMF has its console there already, and in a machine without a screen the two hang for ever.
 fn grub(base: &DebianBase) -> Vec<Entry> {
     let settings = format!(
         "GRUB_DEFAULT=0\nGRUB_TIMEOUT_STYLE=hidden\nGRUB_TIMEOUT=0\nGRUB_DISTRIBUTOR=Debian\nGRUB_DISABLE_OS_PROBER=true\n\
-         GRUB_CMDLINE_LINUX_DEFAULT=\"\"\nGRUB_CMDLINE_LINUX=\"{}\"\nGRUB_TERMINAL=\"console serial\"\n\
-         GRUB_SERIAL_COMMAND=\"serial --unit=0 --speed=115200\"\n",
+         GRUB_CMDLINE_LINUX_DEFAULT=\"\"\nGRUB_CMDLINE_LINUX=\"{}\"\nGRUB_TERMINAL=console\n",
         console_options(base)
     );
     vec![text("/etc/default/grub", 0o644, &settings), Entry { path: "/boot/efi".to_owned(), node: Node::Folder { mode: 0o700 } }]

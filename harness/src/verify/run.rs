@@ -23,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// From the request to restart to QEMU's RESET: the guest stops its services first.
 const REBOOT_LIMIT: Duration = Duration::from_secs(180);
+/// The same after the agent has refused the request.
+const REFUSED_LIMIT: Duration = Duration::from_secs(30);
 /// For an orderly shutdown; the disk is thrown away, so a guest that takes longer is switched off with a note.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(90);
 /// Between two looks at the emulated screen while waiting.
@@ -433,11 +435,13 @@ impl Run<'_, '_> {
             "from the request to the machine's RESET: the guest stops its services first",
         );
         let events = machine.subscribe();
-        let asked = machine
-            .agent()
-            .shutdown(ShutdownMode::Reboot)
-            .map_err(|e| format!("the guest did not take the request to restart: {e}"));
-        let reset = asked.and_then(|()| self.wait_reset(machine, &events));
+        let asked = machine.agent().shutdown(ShutdownMode::Reboot);
+        // a guest on its way down ends its helpers first, so a refusal may only mean that it has begun
+        let limit = if asked.is_ok() { REBOOT_LIMIT } else { REFUSED_LIMIT };
+        let reset = self.wait_reset(machine, &events, limit).map_err(|cause| match asked {
+            Ok(()) => cause,
+            Err(refusal) => format!("{cause}; its agent had said: {refusal}"),
+        });
         self.recorder.end(phase, reset.as_ref().err().map(String::as_str));
         reset.map_err(|cause| Failure::new("reboot", FailureKind::Guest, cause))?;
         self.ready(machine, spec, scratch)?;
@@ -448,10 +452,11 @@ impl Run<'_, '_> {
         &mut self,
         machine: &Machine,
         events: &std::sync::mpsc::Receiver<no43_machine::Event>,
+        limit: Duration,
     ) -> Result<(), String> {
         use std::sync::mpsc::RecvTimeoutError;
         let began = Instant::now();
-        while began.elapsed() < REBOOT_LIMIT && !self.stop.is_set() {
+        while began.elapsed() < limit && !self.stop.is_set() {
             match events.recv_timeout(Duration::from_millis(500)) {
                 Ok(event) if event.name == "RESET" => return Ok(()),
                 Ok(_) | Err(RecvTimeoutError::Timeout) => {}
@@ -464,7 +469,7 @@ impl Run<'_, '_> {
                 }
             }
         }
-        Err(format!("the guest did not restart within {}", words::limit(REBOOT_LIMIT)))
+        Err(format!("the guest did not restart within {}", words::limit(limit)))
     }
 
     /// The emulated screen at the end, and the card's own output if somebody sees it and a failure needs it.

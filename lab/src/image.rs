@@ -49,7 +49,8 @@ impl LabHost {
     /// Kernel, initrd, and the image's command line with what the lab needs added to it.
     pub(crate) fn boot(&self) -> DirectKernel {
         let own: Vec<&str> = self.kernel.cmdline.split_whitespace().collect();
-        let missing = NEEDED.iter().filter(|word| !own.contains(*word));
+        let given = |word: &str| own.iter().any(|own| own.split(',').next() == Some(word));
+        let missing = NEEDED.iter().filter(|word| !given(word));
         let cmdline = own.iter().chain(missing).copied().collect::<Vec<_>>().join(" ");
         DirectKernel { cmdline, ..self.kernel.clone() }
     }
@@ -62,11 +63,11 @@ mod tests {
     #[test]
     fn the_kernel_gets_what_the_lab_needs_once() {
         let kernel =
-            DirectKernel { kernel: "k".into(), initrd: None, cmdline: "root=/dev/vda  iommu=pt quiet".to_owned() };
+            DirectKernel { kernel: "k".into(), initrd: None, cmdline: "root=/dev/vda  iommu=pt console=ttyS0,115200".to_owned() };
         let host = LabHost { key: "k".to_owned(), disk: "d".into(), kernel };
         assert_eq!(
             host.boot().cmdline,
-            "root=/dev/vda iommu=pt quiet console=ttyS0 intel_iommu=on panic=-1 nohibernate"
+            "root=/dev/vda iommu=pt console=ttyS0,115200 intel_iommu=on panic=-1 nohibernate"
         );
     }
 }

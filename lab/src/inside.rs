@@ -86,8 +86,11 @@ setsid --wait sh -c 'echo $$ > "$0/out/pid"; exec "$@"' "$run" \
 echo $? > "$run/out/code.new" && mv "$run/out/code.new" "$run/out/code"
 "#;
 
-/// Sends a signal to everything of a run. Arguments: the run's directory, the signal.
-pub(crate) const SIGNAL: &str = r#"kill -"$2" -- -"$(cat "$1/out/pid")""#;
+/// Sends a signal to everything of a run; fine if that has ended. Arguments: the run's directory, the signal.
+pub(crate) const SIGNAL: &str = r#"
+group=$(cat "$1/out/pid" 2>/dev/null) || exit 0
+kill -s "$2" -- "-$group" || ! kill -s 0 -- "-$group" 2>/dev/null
+"#;
 
 /// A shell for a person on the port `org.no43.shell`. Arguments: rows, columns, what `TERM` says.
 pub(crate) const SHELL: &str = r#"

@@ -13,6 +13,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::Receiver;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -84,6 +85,13 @@ pub fn save(machine: &Machine, state: &Path, limit: Duration) -> Result<Duration
     let events = machine.subscribe();
     run("migrate", json!({ "uri": uri }))?;
     finished(machine, &events, what, limit)?;
+    // QEMU says "completed" a moment before it has changed its own state, and there is no event for that.
+    while run("query-status", Value::Null)?["status"] == "finish-migrate" {
+        if started.elapsed() > limit {
+            return Err(SnapshotError::TimedOut { what, limit });
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
     Ok(started.elapsed())
 }
 

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use no43_machine::Agent;
 use no43_machine::agent::{AgentError, ExecLimits};
-use no43_machine::{Agent, firmware, spec};
 use tempfile::TempDir;
 
 const SECONDS: Duration = Duration::from_secs(20);
@@ -155,10 +155,4 @@ fn a_client_that_died_in_the_middle_of_a_command_leaves_no_trace() {
     process.kill().unwrap();
     process.wait().unwrap();
     result.unwrap();
-}
-
-#[test]
-fn this_host_has_the_firmware_that_its_package_list_names() {
-    let found = firmware::find(firmware::Wanted::Plain, spec::DEFAULT_MACHINE_TYPE).unwrap();
-    assert!(found.code.path.exists() && found.vars_template.path.exists());
 }

@@ -206,3 +206,23 @@ fn a_missing_socket_is_named_by_the_command() {
     let error = Agent::on_socket("/nonexistent/ga.sock").ping(SHORT).unwrap_err().to_string();
     assert!(error.contains("guest-ping"), "{error}");
 }
+
+#[test]
+fn a_guest_without_hwclock_gets_its_time_by_date() {
+    let (agent, _dir, _server) = agent_with(1, |guest| {
+        while let Some(request) = guest.synced() {
+            match request["execute"].as_str() {
+                Some("guest-set-time") => {
+                    guest.say(b"{\"error\": {\"class\": \"GenericError\", \"desc\": \"x\"}}\n")
+                }
+                Some("guest-exec") => {
+                    let arguments = &request["arguments"];
+                    assert_eq!((&arguments["path"], &arguments["arg"][1]), (&json!("date"), &json!("-s")));
+                    guest.say(b"{\"return\": {\"pid\": 7}}\n");
+                }
+                _ => guest.say(b"{\"return\": {\"exited\": true, \"exitcode\": 0}}\n"),
+            }
+        }
+    });
+    agent.set_time().unwrap();
+}

@@ -5,8 +5,12 @@ use std::os::unix::fs::MetadataExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use no43_machine::firmware::{self, Wanted};
 use no43_machine::qmp::wait_event;
-use no43_machine::spec::{Display, OnReboot, PassedCard, PassedFunction, SerialPort};
+use no43_machine::spec::{
+    Attach, Clock, Disk, DiskBus, DiskCache, Display, Network, OnReboot, PassedCard, PassedFunction,
+    SerialPort, Share, Smp,
+};
 use no43_machine::{AdoptError, Machine, RunAs, StartError, StopLimits, StoppedBy};
 use serde_json::{Value, json};
 
@@ -39,6 +43,60 @@ fn a_paused_machine_waits_for_cont() {
     assert_eq!(machine.qmp().raw("query-status", Value::Null).unwrap()["running"], false);
     machine.cont().unwrap();
     assert!(wait_event(&events, SECONDS, |event| (event.name == "RESUME").then_some(())).is_some());
+}
+
+#[test]
+fn everything_that_can_be_described_is_accepted_by_qemu() {
+    let (mut spec, dir, options) = bare("full");
+    options.dirs.create().unwrap();
+    let file = |name: &str| dir.path().join(name);
+    // A comma in a path is nothing special.
+    let (raw, qcow2) = (file("a,b.img"), file("c.qcow2"));
+    fs::write(&raw, vec![0; 1 << 20]).unwrap();
+    let made = Command::new("qemu-img")
+        .args(["create", "-q", "-f", "qcow2"])
+        .arg(&qcow2)
+        .arg("64M")
+        .status()
+        .unwrap();
+    assert!(made.success());
+    let found = firmware::find(Wanted::Plain, &spec.machine_type).unwrap();
+    spec.firmware = found.with_own_vars(&options.dirs.vars()).unwrap();
+    let other = |bus| Disk { bus, cache: DiskCache::Unsafe, ..Disk::raw(&raw) };
+    let locked = |disk| Disk { read_only: true, ..disk };
+    spec.disks = vec![
+        Disk { serial: Some("system".into()), boot_index: Some(1), ..Disk::qcow2(&qcow2) },
+        Disk::cd(&raw),
+        locked(other(DiskBus::Virtio)),
+        locked(other(DiskBus::Nvme)),
+    ];
+    let share =
+        |tag: &str, attach| Share { tag: tag.into(), path: dir.path().to_owned(), read_only: true, attach };
+    spec.shares = vec![share("now", Attach::AtStart), share("later", Attach::Later)];
+    spec.ports = vec![SerialPort { name: "org.no43.lab".into(), socket: None }];
+    spec.serials = vec![file("com1"), file("com2")];
+    spec.network = Network::User { mac: Some("52:54:00:12:34:56".into()), restrict: true, forwards: vec![] };
+    spec.display = Display::Dbus;
+    spec.vmgenid = Some("324e6eaf-d1d1-4bf6-bf41-b9bb6c91fb87".into());
+    spec.uuid = Some("6a6f7565-7572-4000-8000-000000000001".into());
+    spec.clock = Clock::LocalTime;
+    spec.smp = Smp { sockets: 1, cores: 2, threads: 2 };
+    spec.spare_ports = 7;
+    spec.virtual_iommu = true;
+    spec.extra =
+        ["-audiodev", "none,id=quiet", "-device", "intel-hda", "-device", "hda-duplex,audiodev=quiet"]
+            .map(String::from)
+            .to_vec();
+    let machine = start(&spec, &options);
+    assert_eq!(machine.qmp().raw("query-status", Value::Null).unwrap()["status"], "running");
+    let blocks = machine.qmp().raw("query-block", Value::Null).unwrap();
+    assert_eq!(blocks.as_array().unwrap().len(), 4 + 2, "four disks and two flash parts");
+    // OVMF mirrors its console on COM1.
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !fs::read(file("com1")).unwrap().windows(3).any(|bytes| bytes == b"Bds") {
+        assert!(Instant::now() < deadline && machine.is_alive(), "the firmware should come up");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 #[test]

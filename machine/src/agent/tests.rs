@@ -213,7 +213,7 @@ fn a_guest_without_hwclock_gets_its_time_by_date() {
         while let Some(request) = guest.synced() {
             match request["execute"].as_str() {
                 Some("guest-set-time") => {
-                    guest.say(b"{\"error\": {\"class\": \"GenericError\", \"desc\": \"x\"}}\n")
+                    guest.say(b"{\"error\": {\"class\": \"GenericError\", \"desc\": \"x\"}}\n");
                 }
                 Some("guest-exec") => {
                     let arguments = &request["arguments"];

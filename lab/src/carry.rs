@@ -99,7 +99,8 @@ fn copy_tree(from: &Path, to: &Path, budget: &mut Budget) -> Result<(), LabError
             let target = to.join(&name);
             fs::copy(&path, &target).map_err(LabError::file("copy", &path))?;
             let mode = 0o666 | (facts.permissions().mode() & 0o111);
-            fs::set_permissions(&target, fs::Permissions::from_mode(mode)).map_err(LabError::file("change", &target))?;
+            fs::set_permissions(&target, fs::Permissions::from_mode(mode))
+                .map_err(LabError::file("change", &target))?;
         } else if kind.is_dir() {
             budget.take(0)?;
             copy_tree(&path, &to.join(&name), budget)?;
@@ -112,8 +113,11 @@ fn copy_tree(from: &Path, to: &Path, budget: &mut Budget) -> Result<(), LabError
 /// things are now.
 pub(crate) fn move_all(from: &Path, to: &Path) -> Result<Vec<PathBuf>, LabError> {
     let mut moved = Vec::new();
-    let mut entries: Vec<PathBuf> =
-        fs::read_dir(from).map_err(LabError::file("list", from))?.flatten().map(|entry| entry.path()).collect();
+    let mut entries: Vec<PathBuf> = fs::read_dir(from)
+        .map_err(LabError::file("list", from))?
+        .flatten()
+        .map(|entry| entry.path())
+        .collect();
     entries.sort();
     fs::create_dir_all(to).map_err(LabError::file("make", to))?;
     for path in entries {
@@ -128,7 +132,10 @@ pub(crate) fn move_all(from: &Path, to: &Path) -> Result<Vec<PathBuf>, LabError>
 
 fn free_name(wanted: &Path) -> PathBuf {
     let numbered = (2..).map(|number| PathBuf::from(format!("{}-{number}", wanted.display())));
-    std::iter::once(wanted.to_owned()).chain(numbered).find(|path| path.symlink_metadata().is_err()).unwrap_or_default()
+    std::iter::once(wanted.to_owned())
+        .chain(numbered)
+        .find(|path| path.symlink_metadata().is_err())
+        .unwrap_or_default()
 }
 
 /// Only files and folders: nothing else comes out of a lab.
@@ -173,7 +180,9 @@ mod tests {
 
     #[test]
     fn paths_that_stay_below_are_plain() {
-        for (path, plain) in [("recipes/a.toml", true), ("./a.toml", true), ("../a.toml", false), ("/a.toml", false)] {
+        for (path, plain) in
+            [("recipes/a.toml", true), ("./a.toml", true), ("../a.toml", false), ("/a.toml", false)]
+        {
             assert_eq!(is_plain(Path::new(path)), plain, "{path}");
         }
     }

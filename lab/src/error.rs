@@ -78,7 +78,9 @@ pub enum LabError {
         name: String,
     },
     /// Another no43 uses the lab.
-    #[error("lab '{name}' is in use by process {pid}; wait for it, or use a lab of your own: no43 lab run --private")]
+    #[error(
+        "lab '{name}' is in use by process {pid}; wait for it, or use a lab of your own: no43 lab run --private"
+    )]
     InUse {
         /// The lab's name.
         name: String,

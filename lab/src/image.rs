@@ -9,11 +9,11 @@ use crate::error::LabError;
 
 /// What the lab's kernel command line must hold, with the reason. The image's own comes first.
 const NEEDED: &[&str] = &[
-    "console=ttyS0",    // its messages are the evidence of a lab fault
-    "intel_iommu=on",   // IOMMU groups
-    "iommu=pt",         // the host's own devices are not slowed down
-    "panic=-1",         // a panic ends QEMU instead of looking like a hang
-    "nohibernate",      // nothing may make it sleep
+    "console=ttyS0",  // its messages are the evidence of a lab fault
+    "intel_iommu=on", // IOMMU groups
+    "iommu=pt",       // the host's own devices are not slowed down
+    "panic=-1",       // a panic ends QEMU instead of looking like a hang
+    "nohibernate",    // nothing may make it sleep
 ];
 
 /// An image that can be a lab host.
@@ -38,11 +38,8 @@ impl LabHost {
             key: key.clone(),
             why: "it has no kernel beside its disk; build recipes/lab-host.toml".to_owned(),
         })?;
-        let kernel = DirectKernel {
-            kernel: direct.kernel,
-            initrd: Some(direct.initrd),
-            cmdline: direct.command_line,
-        };
+        let kernel =
+            DirectKernel { kernel: direct.kernel, initrd: Some(direct.initrd), cmdline: direct.command_line };
         Ok(LabHost { key, disk: image.disk(), kernel })
     }
 
@@ -62,8 +59,11 @@ mod tests {
 
     #[test]
     fn the_kernel_gets_what_the_lab_needs_once() {
-        let kernel =
-            DirectKernel { kernel: "k".into(), initrd: None, cmdline: "root=/dev/vda  iommu=pt console=ttyS0,115200".to_owned() };
+        let kernel = DirectKernel {
+            kernel: "k".into(),
+            initrd: None,
+            cmdline: "root=/dev/vda  iommu=pt console=ttyS0,115200".to_owned(),
+        };
         let host = LabHost { key: "k".to_owned(), disk: "d".into(), kernel };
         assert_eq!(
             host.boot().cmdline,

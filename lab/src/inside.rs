@@ -44,7 +44,7 @@ usermod --append --groups kvm lab 2>/dev/null
 mkdir -p /etc/sudoers.d && echo 'lab ALL=(ALL) NOPASSWD: ALL' > /etc/sudoers.d/no43-lab && chmod 440 /etc/sudoers.d/no43-lab
 grep -q "$(hostname)" /etc/hosts 2>/dev/null || echo "127.0.1.1 $(hostname)" >> /etc/hosts
 mkdir -p /no43/share /no43/store
-mount --bind /bin/true /usr/sbin/hwclock
+if [ -e /usr/sbin/hwclock ]; then mount --bind /bin/true /usr/sbin/hwclock; else ln -s /bin/true /usr/sbin/hwclock; fi
 sync; fstrim / 2>/dev/null
 exit 0
 "#;
@@ -93,8 +93,11 @@ kill -s "$2" -- "-$group" || ! kill -s 0 -- "-$group" 2>/dev/null
 "#;
 
 /// A shell for a person on the port `org.no43.shell`. Arguments: rows, columns, what `TERM` says.
+/// The port can be opened by one at a time, hence `<>`, and hence a shell that somebody has left is ended first.
 pub(crate) const SHELL: &str = r#"
 export TERM="$3" NO43_STORE=/no43/store NO43_STATE=/run/no43-lab
 port=/dev/virtio-ports/org.no43.shell
-exec setsid script --quiet --return --command "stty rows $1 cols $2; cd /no43/share; exec su --whitelist-environment=TERM,NO43_STORE,NO43_STATE --login lab" /dev/null < $port > $port 2>&1
+left=$(cat /run/no43-lab.shell 2>/dev/null) && kill -s KILL -- "-$left" 2>/dev/null
+echo $$ > /run/no43-lab.shell
+exec setsid script --quiet --return --command "stty rows $1 cols $2; cd /no43/share; exec su --whitelist-environment=TERM,NO43_STORE,NO43_STATE --login lab" /dev/null <> $port >&0 2>&1
 "#;

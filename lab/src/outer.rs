@@ -232,7 +232,8 @@ impl Start<'_> {
             image: self.host.key.clone(),
             qemu: pairs::qemu_version(&self.options.qemu)?,
         };
-        let key = pairs::key(&about, &template(self.profile, self.host, self.options.accel), inside::MAKE_READY);
+        let key =
+            pairs::key(&about, &template(self.profile, self.host, self.options.accel), inside::MAKE_READY);
         let mut saved = None;
         for attempt in 1..=2 {
             let pair = match snapshots.find(&key) {
@@ -248,8 +249,11 @@ impl Start<'_> {
                     self.wake(&machine)?;
                     let took = began.elapsed();
                     let booted = saved.is_some();
-                    let started =
-                        if booted { Started::Booted { took, saved } } else { Started::Restored { took, memory } };
+                    let started = if booted {
+                        Started::Booted { took, saved }
+                    } else {
+                        Started::Restored { took, memory }
+                    };
                     return Ok((machine, started));
                 }
                 Err(error) if attempt == 2 => return Err(error),
@@ -293,7 +297,8 @@ impl Start<'_> {
                 progress(&format!("booting the lab host: {told} s"));
             }
         });
-        let prepared = ready.map_err(Trouble::from).and_then(|_| script_on(&machine, inside::MAKE_READY, &[]));
+        let prepared =
+            ready.map_err(Trouble::from).and_then(|_| script_on(&machine, inside::MAKE_READY, &[]));
         match prepared {
             Ok(_) => Ok(machine),
             Err(trouble) => Err(self.give_up(&machine, "booting the lab host", &trouble)),
@@ -382,7 +387,8 @@ fn spec(profile: &Profile, host: &LabHost, accel: Accel, paths: &Paths) -> Machi
     let mut spec = MachineSpec::new(format!("lab-{}", profile.name), accel);
     spec.kernel = Some(host.boot());
     spec.disks = vec![Disk { cache: DiskCache::Unsafe, ..Disk::qcow2(&paths.overlay) }];
-    spec.ports = [LAB_PORT, SHELL_PORT].map(|name| SerialPort { name: name.to_owned(), socket: None }).to_vec();
+    spec.ports =
+        [LAB_PORT, SHELL_PORT].map(|name| SerialPort { name: name.to_owned(), socket: None }).to_vec();
     spec.serials = vec![paths.console.clone()];
     spec.shares = vec![Share {
         tag: inside::STORE_TAG.to_owned(),
@@ -425,7 +431,11 @@ fn script_on(machine: &Machine, script: &str, arguments: &[&str]) -> Result<Stri
     let said = output.stderr_text();
     let said = said.trim();
     let code = output.code.map_or("a signal".to_owned(), |code| format!("code {code}"));
-    Err(Trouble::Said(if said.is_empty() { format!("the lab host's script ended with {code}") } else { said.to_owned() }))
+    Err(Trouble::Said(if said.is_empty() {
+        format!("the lab host's script ended with {code}")
+    } else {
+        said.to_owned()
+    }))
 }
 
 /// What really happened: a QEMU that is gone explains every other failure.
@@ -443,7 +453,8 @@ fn fault(machine: &Machine, console: &Path, phase: &str, trouble: &Trouble) -> L
                 _ => "exit code unknown".to_owned(),
             };
             let how = exit.reason.map_or(by.clone(), |reason| format!("{by}, {reason}"));
-            let messages = [exit.stderr, messages].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
+            let messages =
+                [exit.stderr, messages].into_iter().filter(|text| !text.is_empty()).collect::<Vec<_>>();
             LabError::Died { phase: phase.to_owned(), how, messages: messages.join("\n") }
         }
     }
@@ -453,7 +464,11 @@ fn fault(machine: &Machine, console: &Path, phase: &str, trouble: &Trouble) -> L
 fn fresh_uuid() -> String {
     let read = std::fs::read_to_string("/proc/sys/kernel/random/uuid").unwrap_or_default();
     let uuid = read.trim();
-    if uuid.len() == 36 { uuid.to_owned() } else { format!("00000000-0000-4000-8000-{:012x}", std::process::id()) }
+    if uuid.len() == 36 {
+        uuid.to_owned()
+    } else {
+        format!("00000000-0000-4000-8000-{:012x}", std::process::id())
+    }
 }
 
 #[cfg(test)]

@@ -61,7 +61,8 @@ impl Server<'_> {
                 Err(_) => return,
             };
             for message in reader.feed::<Request>(&chunk[..count]) {
-                let reply = self.answer(&message.body, &mut taken).unwrap_or_else(|why| Reply::Failed { why });
+                let reply =
+                    self.answer(&message.body, &mut taken).unwrap_or_else(|why| Reply::Failed { why });
                 if port.write_all(encode(message.id, &reply).as_bytes()).is_err() {
                     return;
                 }
@@ -112,7 +113,8 @@ impl Server<'_> {
 
     fn inject(&self, arguments: &str) -> Result<Reply, String> {
         let command = json!({ "command-line": format!("pcie_aer_inject_error {arguments}") });
-        let said = self.machine.qmp().raw("human-monitor-command", command).map_err(|error| error.to_string())?;
+        let said =
+            self.machine.qmp().raw("human-monitor-command", command).map_err(|error| error.to_string())?;
         let said = said.as_str().unwrap_or_default().trim();
         if said.starts_with("OK") { Ok(Reply::Done) } else { Err(format!("QEMU says: {said}")) }
     }
@@ -167,7 +169,9 @@ fn write_png(path: &Path, picture: &RgbImage) -> io::Result<()> {
     let mut out = BufWriter::new(file);
     let (width, height) = picture.dimensions();
     let encoder = PngEncoder::new_with_quality(&mut out, CompressionType::Fast, FilterType::Sub);
-    encoder.write_image(picture.as_raw(), width, height, ExtendedColorType::Rgb8).map_err(io::Error::other)?;
+    encoder
+        .write_image(picture.as_raw(), width, height, ExtendedColorType::Rgb8)
+        .map_err(io::Error::other)?;
     out.flush()?;
     out.get_ref().set_permissions(fs::Permissions::from_mode(0o644))?;
     fs::rename(aside, path)
@@ -190,7 +194,8 @@ mod tests {
     #[test]
     fn a_card_is_found_behind_its_port_also_behind_a_switch() {
         let mut port = device(0, 16, 0, "port-left");
-        port["pci_bridge"] = json!({ "devices": [device(1, 0, 0, "card-left"), device(1, 0, 1, "audio-left")] });
+        port["pci_bridge"] =
+            json!({ "devices": [device(1, 0, 0, "card-left"), device(1, 0, 1, "audio-left")] });
         let mut down = device(3, 1, 0, "down-x");
         down["pci_bridge"] = json!({ "devices": [device(4, 0, 0, "card-x")] });
         let mut up = device(2, 0, 0, "switch-sw");
@@ -230,7 +235,14 @@ mod tests {
                 proptest::collection::vec(inner.clone(), 0..5).prop_map(Value::from),
                 proptest::collection::vec(
                     (
-                        proptest::sample::select(vec!["bus", "slot", "function", "qdev_id", "devices", "pci_bridge"]),
+                        proptest::sample::select(vec![
+                            "bus",
+                            "slot",
+                            "function",
+                            "qdev_id",
+                            "devices",
+                            "pci_bridge"
+                        ]),
                         inner
                     ),
                     0..6

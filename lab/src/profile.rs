@@ -333,8 +333,12 @@ fn ports(raw: &[RawPort]) -> At<Vec<Port>> {
         if kind != PortKind::Root
             && let Some(acs) = &port.acs
         {
-            let why = "only a root port has this switch: a lab switch always isolates, a bridge never".to_owned();
-            return Err((acs.span(), Problem::Value { key: "port.acs", value: acs.get_ref().to_string(), why }));
+            let why =
+                "only a root port has this switch: a lab switch always isolates, a bridge never".to_owned();
+            return Err((
+                acs.span(),
+                Problem::Value { key: "port.acs", value: acs.get_ref().to_string(), why },
+            ));
         }
         let place = match &port.beside {
             None => (next_device(&ports, || port.name.span())?, 0),
@@ -351,7 +355,8 @@ fn next_device(ports: &[Port], span: impl Fn() -> Range<usize>) -> At<u8> {
     match u8::try_from(device) {
         Ok(free) if device < MAX_SLOTS => Ok(free),
         _ => {
-            let why = format!("the lab board has {MAX_SLOTS} devices for ports; put some ports `beside` others");
+            let why =
+                format!("the lab board has {MAX_SLOTS} devices for ports; put some ports `beside` others");
             Err((span(), Problem::Value { key: "port", value: format!("number {}", device + 1), why }))
         }
     }
@@ -363,7 +368,10 @@ fn next_function(ports: &mut [Port], beside: &Spanned<String>) -> At<(u8, u8)> {
     let used = ports.iter().filter(|port| port.place.0 == device).count();
     if used >= MAX_FUNCTIONS {
         let why = format!("a PCI device has at most {MAX_FUNCTIONS} functions");
-        return Err((beside.span(), Problem::Full { key: "port.beside", port: ports[other].name.clone(), why }));
+        return Err((
+            beside.span(),
+            Problem::Full { key: "port.beside", port: ports[other].name.clone(), why },
+        ));
     }
     ports.iter_mut().filter(|port| port.place.0 == device).for_each(|port| port.shares_device = true);
     Ok((device, u8::try_from(used).unwrap_or(0)))
@@ -377,7 +385,9 @@ fn card(raw: &RawCard, ports: &mut Vec<Port>, cards: &[Card]) -> At<Card> {
             let index = find(ports, port, "card.port")?;
             let on_it = cards.iter().filter(|card| card.port == index).count();
             let (max, why) = match ports[index].kind {
-                PortKind::Root => (1, "a root port takes one card; a switch or a bridge takes several".to_owned()),
+                PortKind::Root => {
+                    (1, "a root port takes one card; a switch or a bridge takes several".to_owned())
+                }
                 _ => (MAX_CARDS_ON_A_PORT, format!("the lab puts at most {MAX_CARDS_ON_A_PORT} cards there")),
             };
             if on_it >= max {
@@ -389,7 +399,12 @@ fn card(raw: &RawCard, ports: &mut Vec<Port>, cards: &[Card]) -> At<Card> {
         None => {
             let own = format!("{name}-port");
             let device = next_device(ports, || raw.name.span())?;
-            named(&Spanned::new(raw.name.span(), own.clone()), "card.name", "port", ports.iter().map(|p| p.name.as_str()))?;
+            named(
+                &Spanned::new(raw.name.span(), own.clone()),
+                "card.name",
+                "port",
+                ports.iter().map(|p| p.name.as_str()),
+            )?;
             let place = (device, 0);
             ports.push(Port { name: own, kind: PortKind::Root, acs: true, place, shares_device: false });
             ports.len() - 1

@@ -73,7 +73,8 @@ pub fn run(
     let server = Server { machine: lab.machine(), profile: &lab.place.record.profile, pictures: &pictures };
     let code = std::thread::scope(|scope| {
         scope.spawn(|| server.serve(&stop));
-        let code = folder.start(lab, &args, options).and_then(|()| folder.follow(lab, options, stdout, stderr));
+        let code =
+            folder.start(lab, &args, options).and_then(|()| folder.follow(lab, options, stdout, stderr));
         stop.store(true, Ordering::Relaxed);
         code
     });
@@ -92,11 +93,18 @@ impl Folder {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let name = format!("run-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
         let folder = Folder { outside: lab.share().join(&name), inside: format!("{}/{name}", inside::SHARE) };
-        for (sub, mode) in [("", 0o755), ("bin", 0o755), ("work", 0o777), ("runs", 0o777), ("pictures", 0o755), ("out", 0o755)]
-        {
+        for (sub, mode) in [
+            ("", 0o755),
+            ("bin", 0o755),
+            ("work", 0o777),
+            ("runs", 0o777),
+            ("pictures", 0o755),
+            ("out", 0o755),
+        ] {
             let dir = folder.outside.join(sub);
             fs::create_dir_all(&dir).map_err(LabError::file("make", &dir))?;
-            fs::set_permissions(&dir, fs::Permissions::from_mode(mode)).map_err(LabError::file("change", &dir))?;
+            fs::set_permissions(&dir, fs::Permissions::from_mode(mode))
+                .map_err(LabError::file("change", &dir))?;
         }
         carry::program(&options.no43, &folder.outside.join("bin/no43"))?;
         if let Some(guest) = &options.guest_program {
@@ -107,7 +115,8 @@ impl Folder {
 
     fn start(&self, lab: &Lab, args: &[String], options: &RunOptions<'_>) -> Result<(), LabError> {
         let (user, here) = (inside::USER, &self.inside);
-        let mut command: Vec<String> = vec!["/bin/sh".into(), "-c".into(), inside::RUN.into(), "no43-run".into()];
+        let mut command: Vec<String> =
+            vec!["/bin/sh".into(), "-c".into(), inside::RUN.into(), "no43-run".into()];
         command.push(here.clone());
         command.extend([
             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
@@ -143,7 +152,11 @@ impl Folder {
         let mut out = Tail::new(file("stdout"), self.words(options), stdout);
         let mut err = Tail::new(file("stderr"), self.words(options), stderr);
         let (began, mut heard, mut passed_on) = (Instant::now(), Instant::now(), false);
-        let reading = |error| LabError::File { what: "pass on the output of", path: self.outside.join("out"), why: error };
+        let reading = |error| LabError::File {
+            what: "pass on the output of",
+            path: self.outside.join("out"),
+            why: error,
+        };
         loop {
             // Looked at before the output, so that nothing that came before the end is missed.
             let code = fs::read_to_string(file("code")).ok();
@@ -156,7 +169,8 @@ impl Folder {
             if let Some(code) = code {
                 err.finish().map_err(reading)?;
                 out.finish().map_err(reading)?;
-                let why = || Trouble::Said(format!("the command's exit code is '{}'", code.trim().escape_debug()));
+                let why =
+                    || Trouble::Said(format!("the command's exit code is '{}'", code.trim().escape_debug()));
                 return code.trim().parse().map_err(|_| lab.fault("reading the exit code", &why()));
             }
             match (options.interrupts)() {
@@ -173,7 +187,9 @@ impl Folder {
                 return Err(LabError::Limit { limit });
             }
             if !lab.machine().is_alive() {
-                return Err(lab.fault("running a command in the lab", &Trouble::Said("QEMU is gone".to_owned())));
+                return Err(
+                    lab.fault("running a command in the lab", &Trouble::Said("QEMU is gone".to_owned()))
+                );
             }
             if heard.elapsed() > SILENCE {
                 let alive = lab.machine().agent().ping(SIGN_OF_LIFE);
@@ -198,9 +214,15 @@ impl Folder {
     }
 
     /// The name of the one folder is known when it is there, which is before its path is said.
-    fn say_flat(&self, options: &RunOptions<'_>, out: &mut Tail<&mut dyn Write>, err: &mut Tail<&mut dyn Write>) {
+    fn say_flat(
+        &self,
+        options: &RunOptions<'_>,
+        out: &mut Tail<&mut dyn Write>,
+        err: &mut Tail<&mut dyn Write>,
+    ) {
         if let [one] = names(&self.outside.join("runs")).as_slice() {
-            let (inside, outside) = (format!("{}/runs/{one}", self.inside), options.evidence.display().to_string());
+            let (inside, outside) =
+                (format!("{}/runs/{one}", self.inside), options.evidence.display().to_string());
             out.replace(&inside, &outside);
             err.replace(&inside, &outside);
         }

@@ -66,7 +66,13 @@ impl Places {
     }
 
     /// Makes and locks the place of a new lab.
-    pub(crate) fn create(&self, name: &str, profile: &str, private: bool, store: &Path) -> Result<Place, LabError> {
+    pub(crate) fn create(
+        &self,
+        name: &str,
+        profile: &str,
+        private: bool,
+        store: &Path,
+    ) -> Result<Place, LabError> {
         let dir = self.dir(name);
         make_dir(&dir)?;
         let lock = self.lock(name)?;
@@ -137,7 +143,8 @@ impl Places {
     /// a sentence for each.
     pub(crate) fn sweep(&self) -> Vec<String> {
         let mut said = Vec::new();
-        for lab in self.all().into_iter().filter(|lab| !lab.busy && (lab.pid.is_none() || lab.record.private)) {
+        for lab in self.all().into_iter().filter(|lab| !lab.busy && (lab.pid.is_none() || lab.record.private))
+        {
             // Somebody may have taken it since we looked.
             let Ok(place) = self.open(&lab.record.name) else { continue };
             if let Ok(machine) = no43_machine::Machine::adopt(place.dirs.dir()) {
@@ -194,11 +201,16 @@ fn qemu_of(dir: &Path) -> Option<u32> {
 }
 
 fn is_locked(dir: &Path) -> bool {
-    File::open(dir.join("lock")).is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
+    File::open(dir.join("lock"))
+        .is_ok_and(|file| flock(&file, FlockOperation::NonBlockingLockShared).is_err())
 }
 
 pub(crate) fn make_dir(dir: &Path) -> Result<(), LabError> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(LabError::file("make the directory", dir))
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(dir)
+        .map_err(LabError::file("make the directory", dir))
 }
 
 fn names(dir: &Path) -> Vec<String> {
@@ -248,8 +260,13 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let victim = dir.path().join("home");
         fs::create_dir(&victim).unwrap();
-        let record =
-            LabRecord { name: "x".into(), profile: "y".into(), private: true, work: victim.clone(), since: 0 };
+        let record = LabRecord {
+            name: "x".into(),
+            profile: "y".into(),
+            private: true,
+            work: victim.clone(),
+            since: 0,
+        };
         remove_work(&record);
         assert!(victim.exists());
     }

@@ -39,7 +39,9 @@ pub fn shell(lab: &Lab) -> Result<u8, LabError> {
     lab.machine().agent().spawn(&argv).map_err(|error| lab.fault(phase, &error.into()))?;
     let opened = wait_event(&events, OPEN_LIMIT, |event| open_state(event).filter(|open| *open));
     if opened.is_none() {
-        return Err(lab.fault(phase, &Trouble::Said(format!("no shell came within {} s", OPEN_LIMIT.as_secs()))));
+        return Err(
+            lab.fault(phase, &Trouble::Said(format!("no shell came within {} s", OPEN_LIMIT.as_secs())))
+        );
     }
     let raw = RawTerminal::set();
     let ended = carry(&port, || {

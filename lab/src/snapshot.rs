@@ -65,7 +65,11 @@ pub(crate) fn qemu_version(qemu: &Path) -> Result<String, LabError> {
     let failed = |why: String| LabError::Program { program: qemu.display().to_string(), why };
     let output = Command::new(qemu).arg("--version").output().map_err(|error| failed(error.to_string()))?;
     let text = String::from_utf8_lossy(&output.stdout).lines().next().unwrap_or_default().trim().to_owned();
-    if output.status.success() && !text.is_empty() { Ok(text) } else { Err(failed("it tells no version".to_owned())) }
+    if output.status.success() && !text.is_empty() {
+        Ok(text)
+    } else {
+        Err(failed("it tells no version".to_owned()))
+    }
 }
 
 impl Snapshots {
@@ -84,7 +88,8 @@ impl Snapshots {
         make_dir(&self.0)?;
         let path = self.0.join(format!(".{key}.lock"));
         let lock = File::create(&path).map_err(LabError::file("make", &path))?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|error| LabError::file("lock", &path)(error.into()))?;
+        flock(&lock, FlockOperation::LockExclusive)
+            .map_err(|error| LabError::file("lock", &path)(error.into()))?;
         let dir = self.0.join(format!(".{key}.new"));
         let _ = fs::remove_dir_all(&dir);
         make_dir(&dir)?;
@@ -100,7 +105,8 @@ impl Snapshots {
     fn prune(&self, about: &About, keep: &Path) {
         for entry in fs::read_dir(&self.0).into_iter().flatten().flatten() {
             let dir = entry.path();
-            let other = fs::read(dir.join(ABOUT)).ok().and_then(|text| serde_json::from_slice::<About>(&text).ok());
+            let other =
+                fs::read(dir.join(ABOUT)).ok().and_then(|text| serde_json::from_slice::<About>(&text).ok());
             if dir != keep && other.is_some_and(|other| other.profile == about.profile) {
                 let _ = fs::remove_dir_all(dir);
             }
@@ -178,7 +184,8 @@ pub(crate) fn make_overlay(overlay: &Path, backing: &Path) -> Result<(), LabErro
 
 /// `to` as seen from the directory `from`; both absolute and without links.
 fn relative(from: &Path, to: &Path) -> PathBuf {
-    let (from, to): (Vec<Component<'_>>, Vec<Component<'_>>) = (from.components().collect(), to.components().collect());
+    let (from, to): (Vec<Component<'_>>, Vec<Component<'_>>) =
+        (from.components().collect(), to.components().collect());
     let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
     from[common..].iter().map(|_| Component::ParentDir).chain(to[common..].iter().copied()).collect()
 }
@@ -234,7 +241,11 @@ mod tests {
 
     #[test]
     fn backing_files_are_named_from_where_the_overlay_is() {
-        let cases = [("/s/labs/k", "/s/images/i/disk.qcow2", "../../images/i/disk.qcow2"), ("/a", "/a/b", "b"), ("/a/b", "/c", "../../c")];
+        let cases = [
+            ("/s/labs/k", "/s/images/i/disk.qcow2", "../../images/i/disk.qcow2"),
+            ("/a", "/a/b", "b"),
+            ("/a/b", "/c", "../../c"),
+        ];
         for (from, to, expected) in cases {
             assert_eq!(relative(Path::new(from), Path::new(to)), Path::new(expected));
         }

@@ -78,8 +78,11 @@ fn the_three_card_lab_as_qemu_gets_it() {
 
 #[test]
 fn ports_without_acs_share_a_device() {
-    let ports: Vec<String> =
-        shown("bad-groups").lines().filter(|line| line.contains("root-port,id=port")).map(str::to_owned).collect();
+    let ports: Vec<String> = shown("bad-groups")
+        .lines()
+        .filter(|line| line.contains("root-port,id=port"))
+        .map(str::to_owned)
+        .collect();
     insta::assert_snapshot!(ports.join("\n"), @r"
     -device pcie-root-port,id=port-slot1,bus=pcie.0,addr=0x10.0,chassis=1,multifunction=on,disable-acs=on
     -device pcie-root-port,id=port-slot2,bus=pcie.0,addr=0x10.1,chassis=2,disable-acs=on

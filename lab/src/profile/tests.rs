@@ -17,7 +17,8 @@ fn error(rest: &str) -> String {
 #[test]
 fn every_built_in_profile_is_right() {
     let profiles = Profile::built_in().unwrap();
-    let shown: Vec<String> = profiles.iter().map(|p| format!("{p} [{} ports, {} cards]", p.ports.len(), p.cards.len())).collect();
+    let shown: Vec<String> =
+        profiles.iter().map(|p| format!("{p} [{} ports, {} cards]", p.ports.len(), p.cards.len())).collect();
     insta::assert_snapshot!(shown.join("\n"), @r"
     one-card: one card, and the host's own display [1 ports, 1 cards]
     three-cards: three cards, and the host's own display [3 ports, 3 cards]

@@ -28,8 +28,8 @@ pub(super) fn render(model: &Model, folder: &Path) -> Result<String> {
     let mut environment = Environment::new();
     environment.add_template("report.html", TEMPLATE).context("failed to read the report's template")?;
     environment.add_filter("duration", |ms: u64| words::duration(Duration::from_millis(ms)));
+    environment.add_filter("limit", |ms: u64| words::limit(Duration::from_millis(ms)));
     environment.add_filter("bytes", words::bytes);
-    environment.add_filter("clock", words::clock);
     let mut pictures = Pictures { folder, left: MAX_PICTURES, made: HashMap::new() };
     let main = View::of(&model.main, model.took_ms, &mut pictures);
     let control = model.control.as_ref().map(|c| View::of(c, model.took_ms, &mut pictures));
@@ -82,6 +82,8 @@ struct PictureView {
     file: String,
     caption: String,
     size: String,
+    /// Time from the start of the run, "0:48".
+    at: String,
     /// A data URI; empty when the picture is not inside.
     uri: String,
 }
@@ -172,8 +174,15 @@ fn picture(section: &SectionModel, file: &str, pictures: &mut Pictures<'_>) -> O
         file: file.into(),
         caption,
         size: format!("{}×{}", frame.width, frame.height),
+        at: taken_at(file).unwrap_or_default(),
         uri: pictures.uri(file),
     })
+}
+
+/// "0:48" from "frames/0048.120-screen.png".
+fn taken_at(file: &str) -> Option<String> {
+    let seconds: u64 = file.strip_prefix("frames/")?.split_once('.')?.0.parse().ok()?;
+    Some(words::clock(seconds.checked_mul(1000)?))
 }
 
 /// Pictures as data URIs, each read once, until the page is large enough.

@@ -177,10 +177,14 @@ impl<W: Write> Sink for Live<W> {
     }
 
     fn event(&mut self, record: &Record) {
-        if matches!(
-            record.event,
-            Event::Diagnosis { .. } | Event::ControlEnded { .. } | Event::Verdict { .. }
-        ) {
+        let round_over =
+            matches!(&record.event, Event::PhaseEnded { phase, .. } if phase.starts_with("checks"));
+        if round_over
+            || matches!(
+                record.event,
+                Event::Diagnosis { .. } | Event::ControlEnded { .. } | Event::Verdict { .. }
+            )
+        {
             self.flush_again();
         }
         match &record.event {
@@ -192,14 +196,11 @@ impl<W: Write> Sink for Live<W> {
                 self.line(&text);
             }
             Event::PhaseEnded { phase, took_ms, problem } if self.style.phases => {
+                let whose = if record.section == Section::Control { "control: " } else { "" };
                 let took = words::duration(Duration::from_millis(*took_ms));
-                let text = self.style.paint(
-                    DIM,
-                    &format!(
-                        "{phase:<12} {took}{}",
-                        problem.as_ref().map(|p| format!("  {p}")).unwrap_or_default()
-                    ),
-                );
+                let problem = problem.as_ref().map(|p| format!("  {p}")).unwrap_or_default();
+                let text =
+                    self.style.paint(DIM, &format!("{:<12} {took}{problem}", format!("{whose}{phase}")));
                 self.line(&text);
             }
             Event::ControlEnded { fails_in, as_it_must, line } => self.control(fails_in, *as_it_must, line),

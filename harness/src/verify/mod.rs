@@ -11,7 +11,7 @@ mod run;
 mod spec;
 
 use crate::checks::Capability;
-use crate::evidence::{CheckResult, Event, Fact, Recorder, RunDir, Section, Sink};
+use crate::evidence::{CheckResult, Event, Fact, Recorder, Round, RunDir, Section, Sink};
 use crate::report;
 use crate::stop::Stop;
 use crate::verdict::{FailureKind, Verdict};
@@ -163,7 +163,7 @@ fn image_facts(image: &Image, recorder: &mut Recorder<'_>) {
     recorder.event(Event::Facts { subject: "image".into(), facts });
 }
 
-/// Did the control fail where it must, and only there? Returns the line that shows it, or what is wrong with it.
+/// Did the control fail where it must, with everything before it green? Returns the line that shows it, or what is wrong with it.
 fn judge_control(ended: &run::Ended, fails_in: &str) -> (bool, String) {
     let failed: Vec<&CheckResult> = ended.results.iter().filter(|r| r.failed()).collect();
     match (failed.first(), &ended.failure) {
@@ -172,9 +172,10 @@ fn judge_control(ended: &run::Ended, fails_in: &str) -> (bool, String) {
         (Some(first), _) if first.check != fails_in => {
             (false, format!("'{}' failed before '{fails_in}': {}", first.check, first.seen))
         }
-        (Some(_), _) if failed.iter().any(|r| r.check != fails_in) => {
-            let other = failed.iter().find(|r| r.check != fails_in).map_or("", |r| r.check.as_str());
-            (false, format!("'{other}' failed too"))
+        // what fails after it is its consequence; but nothing in a guest may harm the host
+        (Some(_), _) if failed.iter().any(|r| r.round == Round::AfterRun) => {
+            let seen = failed.last().map_or("", |r| r.seen.as_str());
+            (false, format!("the host did not get everything back: {seen}"))
         }
         (Some(first), _) => (true, first.guest_lines.first().unwrap_or(&first.seen).clone()),
     }

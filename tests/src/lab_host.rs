@@ -25,7 +25,8 @@ set -u
 export PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 work=/no43/share/work
 cd /home/lab
-fail() { echo "$*" >&2; exit 1; }
+fail() { tail -n 20 verify.log 2>/dev/null; echo "$*" >&2; exit 1; }
+rm -f verify.log verify.code
 memlock=unlimited
 no43() {
     prlimit --memlock=$memlock:$memlock -- setpriv --reuid=lab --regid=lab --init-groups --inh-caps=-all -- \
@@ -46,9 +47,10 @@ verify() {
     rm -f verify.log verify.code
     ( no43 verify --no-build --locked --runs /home/lab/runs --set checks.picture=false "$@" \
         "$work/recipes/${recipe:-lab-guest}.toml" > verify.log 2>&1; echo $? > verify.code ) &
-    within 20 pgrep -u lab -x no43 > /dev/null
-    inner=$(pgrep -u lab -x no43 | head -n 1)
+    within 20 begun
+    inner=$(pgrep -u lab -o -x no43)
 }
+begun() { ended || pgrep -u lab -x no43 > /dev/null; }
 ended() { [ -s verify.code ]; }
 audio() { echo "${1%.*}.1"; }
 "#;
@@ -60,11 +62,15 @@ pub struct LabHost<'s> {
     profile: &'static str,
     agent: Agent,
     share: PathBuf,
+    is_up: bool,
 }
 
 impl<'s> LabHost<'s> {
-    /// Brings the lab up, and carries `no43`, the guest program, the recipes and their lock into it.
+    /// Brings the lab up, and carries `no43`, the guest program, the recipes and their lock into it. The lab guest's
+    /// image is built before, because the store is read-only inside.
     pub fn up(scene: &'s Scene, profile: &'static str) -> Result<Self> {
+        scene.shipped_recipes()?;
+        scene.no43(&["build", "recipes/lab-guest.toml"])?.limit(UP_LIMIT).ok()?;
         scene.no43(&["lab", "up", "--profile", profile])?.limit(UP_LIMIT).ok()?;
         let dir = scene.state().join("labs").join(profile);
         let record = std::fs::read(dir.join("lab.json")).context("failed to read the lab's record")?;
@@ -76,10 +82,10 @@ impl<'s> LabHost<'s> {
             profile,
             agent: Agent::on_socket(dir.join("ga.sock")),
             share: Path::new(work).join("share"),
+            is_up: true,
         };
         host.carry(&programs::no43()?, "no43")?;
         host.carry(&programs::guest()?, "no43-guest")?;
-        scene.shipped_recipes()?;
         for (name, _) in listing(&scene.work().join("recipes"))? {
             host.carry(&scene.work().join("recipes").join(&name), &format!("recipes/{name}"))?;
         }
@@ -117,8 +123,20 @@ impl<'s> LabHost<'s> {
     }
 
     /// Takes the lab down.
-    pub fn down(self) -> Result<()> {
+    pub fn down(mut self) -> Result<()> {
+        self.is_up = false;
         self.scene.no43(&["lab", "down", self.profile])?.limit(60).ok()?;
         Ok(())
+    }
+}
+
+impl Drop for LabHost<'_> {
+    /// A case that failed: the lab's overlay lies in the shared store, where killing QEMU alone would leave it.
+    fn drop(&mut self) {
+        if self.is_up
+            && let Ok(down) = self.scene.no43(&["lab", "down", self.profile])
+        {
+            let _ = down.limit(60).done();
+        }
     }
 }

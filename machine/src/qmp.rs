@@ -24,7 +24,7 @@ use serde_json::{Value, json};
 
 pub use wire::Event;
 pub(crate) use wire::LineReader;
-use wire::Message;
+use wire::{Message, Refusal};
 
 /// How long a command may take. QEMU answers in milliseconds; a host that swaps may need seconds.
 pub const COMMAND_LIMIT: Duration = Duration::from_secs(30);
@@ -34,6 +34,12 @@ const LINE_MAX: usize = 16 << 20;
 
 /// Events that may wait in one subscription; a subscriber that is further behind is dropped.
 const EVENTS_WAITING_MAX: usize = 10_000;
+
+/// What the first exchange is called in errors.
+const GREETING: &str = "the greeting";
+
+/// The id of the command in the first exchange; the others count from here.
+const HANDSHAKE_ID: u64 = 0;
 
 /// Why a command has no answer.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -120,7 +126,7 @@ struct Shared {
 
 #[derive(Debug, Default)]
 struct State {
-    waiting: HashMap<u64, SyncSender<Result<Value, wire::Refusal>>>,
+    waiting: HashMap<u64, SyncSender<Result<Value, Refusal>>>,
     subscribers: Vec<SyncSender<Event>>,
     /// The last `SHUTDOWN` event's data: why QEMU is about to end.
     shutdown: Option<Value>,
@@ -150,37 +156,22 @@ impl Qmp {
     /// Waits for the greeting on a connected stream and enters command mode.
     ///
     /// # Errors
-    /// [`QmpError::TimedOut`] if there is no greeting within `limit`, [`QmpError::Gone`] if the peer hangs up.
+    /// [`QmpError::TimedOut`] if QEMU is not there within `limit`, [`QmpError::Gone`] if the peer hangs up.
     pub fn open(stream: UnixStream, limit: Duration) -> Result<Qmp, QmpError> {
-        let during = "the greeting";
-        let gone = |why: String| QmpError::Gone { during: during.into(), why };
-        let reader = stream.try_clone().map_err(|error| gone(error.to_string()))?;
-        stream.set_write_timeout(Some(COMMAND_LIMIT)).map_err(|error| gone(error.to_string()))?;
+        let gone = |error: io::Error| QmpError::Gone { during: GREETING.into(), why: error.to_string() };
+        let mut reader = LineReader::new(stream.try_clone().map_err(gone)?, LINE_MAX);
+        stream.set_write_timeout(Some(COMMAND_LIMIT)).map_err(gone)?;
         let shared = Arc::new(Shared {
             writer: Mutex::new(stream),
-            next_id: AtomicU64::new(1),
+            next_id: AtomicU64::new(HANDSHAKE_ID + 1),
             resets: AtomicU64::new(0),
             state: Mutex::default(),
         });
-        let (greet, greeted) = mpsc::sync_channel(1);
+        let version = shared.shake_hands(&mut reader, limit)?;
+        reader.source().set_read_timeout(None).map_err(gone)?;
         let for_reader = Arc::clone(&shared);
-        thread::Builder::new()
-            .name("qmp".into())
-            .spawn(move || for_reader.read_all(LineReader::new(reader, LINE_MAX), &greet))
-            .map_err(|error| gone(error.to_string()))?;
-        let mut handle = Handle { shared, version: Value::Null };
-        handle.version = match greeted.recv_timeout(limit) {
-            Ok(greeting) => greeting.get("version").cloned().unwrap_or(Value::Null),
-            Err(RecvTimeoutError::Timeout) => {
-                return Err(QmpError::TimedOut { command: during.into(), limit });
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                return Err(gone(handle.shared.why_gone()));
-            }
-        };
-        let qmp = Qmp { handle: Arc::new(handle) };
-        qmp.raw_within("qmp_capabilities", Value::Null, limit)?;
-        Ok(qmp)
+        thread::Builder::new().name("qmp".into()).spawn(move || for_reader.read_all(reader)).map_err(gone)?;
+        Ok(Qmp { handle: Arc::new(Handle { shared, version }) })
     }
 
     /// QEMU's version as `(major, minor, micro)`; zeros if it did not say.
@@ -283,6 +274,48 @@ pub fn wait_event<T>(
 }
 
 impl Shared {
+    /// Reads the greeting and enters command mode, on the caller's thread. The command is sent first: it waits in the
+    /// socket until QEMU is up, which saves a round trip, and on a busy host two waits for a CPU.
+    fn shake_hands(&self, reader: &mut LineReader<UnixStream>, limit: Duration) -> Result<Value, QmpError> {
+        let deadline = Instant::now() + limit;
+        let gone = |why: String| QmpError::Gone { during: GREETING.into(), why };
+        let timed_out = || QmpError::TimedOut { command: GREETING.into(), limit };
+        let command = json!({ "execute": "qmp_capabilities", "id": HANDSHAKE_ID });
+        self.send(&format!("{command}\n"), None).map_err(|error| gone(error.to_string()))?;
+        let mut version = None;
+        loop {
+            let rest = deadline.saturating_duration_since(Instant::now());
+            // A time-out of zero would mean none at all.
+            let set = reader.source().set_read_timeout(Some(rest.max(Duration::from_millis(1))));
+            set.map_err(|error| gone(error.to_string()))?;
+            let line = match reader.next_line() {
+                Ok(Some(line)) => line,
+                Ok(None) => return Err(gone("QEMU closed it".into())),
+                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+                    return Err(timed_out());
+                }
+                Err(error) => return Err(gone(error.to_string())),
+            };
+            let message = wire::parse(&line).map_err(|error| gone(not_json(&error)))?;
+            match (message, version.take()) {
+                (Message::Greeting(mut greeting), _) => {
+                    version = Some(greeting.get_mut("version").map_or(Value::Null, Value::take));
+                }
+                (Message::Reply { id: HANDSHAKE_ID, result: Ok(_) }, Some(version)) => return Ok(version),
+                (Message::Reply { id: HANDSHAKE_ID, result: Err(Refusal { class, description }) }, _) => {
+                    return Err(QmpError::Refused { command: GREETING.into(), class, description });
+                }
+                (other, known) => {
+                    version = known;
+                    self.deliver(other);
+                }
+            }
+            if rest.is_zero() {
+                return Err(timed_out());
+            }
+        }
+    }
+
     fn round_trip(
         &self,
         command: &str,
@@ -338,12 +371,12 @@ impl Shared {
         writer.write_all(rest)
     }
 
-    fn read_all(&self, mut reader: LineReader<UnixStream>, greet: &SyncSender<Value>) {
+    fn read_all(&self, mut reader: LineReader<UnixStream>) {
         let why = loop {
             match reader.next_line() {
                 Ok(Some(line)) => match wire::parse(&line) {
-                    Ok(message) => self.deliver(message, greet),
-                    Err(error) => break format!("it sent something that is not JSON: {error}"),
+                    Ok(message) => self.deliver(message),
+                    Err(error) => break not_json(&error),
                 },
                 Ok(None) => break "QEMU closed it".to_owned(),
                 Err(error) => break error.to_string(),
@@ -357,16 +390,15 @@ impl Shared {
         state.subscribers.clear();
     }
 
-    fn deliver(&self, message: Message, greet: &SyncSender<Value>) {
+    fn deliver(&self, message: Message) {
         match message {
-            Message::Greeting(greeting) => drop(greet.try_send(greeting)),
             Message::Event(event) => self.publish(&event),
             Message::Reply { id, result } => {
                 if let Some(waiting) = lock(&self.state).waiting.remove(&id) {
                     let _ = waiting.try_send(result);
                 }
             }
-            Message::Other(_) => {}
+            Message::Greeting(_) | Message::Other(_) => {}
         }
     }
 
@@ -387,6 +419,10 @@ impl Shared {
     fn why_gone(&self) -> String {
         lock(&self.state).gone.clone().unwrap_or_else(|| "the connection was closed".into())
     }
+}
+
+fn not_json(error: &serde_json::Error) -> String {
+    format!("it sent something that is not JSON: {error}")
 }
 
 #[cfg(test)]

@@ -270,9 +270,8 @@ pub fn diagnose(observed: &Observed) -> Vec<Finding> {
 }
 
 fn weigh(row: &Cause, observed: &Observed) -> Option<(i32, Finding)> {
-    let speaks_for: Vec<String> = row.speaks_for.iter().filter_map(|sign| seen(sign, observed)).collect();
-    let speaks_against: Vec<String> =
-        row.speaks_against.iter().filter_map(|sign| seen(sign, observed)).collect();
+    let speaks_for = all_seen(row.speaks_for, observed);
+    let speaks_against = all_seen(row.speaks_against, observed);
     if speaks_for.is_empty() && !row.usual {
         return None;
     }
@@ -286,6 +285,17 @@ fn weigh(row: &Cause, observed: &Observed) -> Option<(i32, Finding)> {
         likely: score >= 0,
     };
     Some((score, finding))
+}
+
+/// What was seen of these signs; a line that shows several of them counts once.
+fn all_seen(signs: &[Sign], observed: &Observed) -> Vec<String> {
+    let mut all: Vec<String> = Vec::new();
+    for words in signs.iter().filter_map(|sign| seen(sign, observed)) {
+        if !all.contains(&words) {
+            all.push(words);
+        }
+    }
+    all
 }
 
 /// The words that show a sign, as the report quotes them.
@@ -327,7 +337,7 @@ mod tests {
         };
         insta::assert_snapshot!(say(&observed), @"
         the driver in the guest does not know this card | for: nouveau 0000:01:00.0: unknown chipset (00000000); the recipe shows the card under other ids | against:  | likely
-        the guest has no driver for this card installed | for:  | against: nouveau 0000:01:00.0: unknown chipset (00000000); nouveau 0000:01:00.0: unknown chipset (00000000) | not likely
+        the guest has no driver for this card installed | for:  | against: nouveau 0000:01:00.0: unknown chipset (00000000) | not likely
         ");
     }
 

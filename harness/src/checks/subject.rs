@@ -56,6 +56,9 @@ impl Subject {
             .filter(|line| self.is_named_in(&line.text) || rank(line.severity) < 2)
             .collect();
         lines.sort_by_key(|line| rank(line.severity));
+        if lines.first().is_some_and(|line| rank(line.severity) < 2) {
+            lines.retain(|line| !line.text.starts_with("pci ")); // the bus saying what is there explains nothing
+        }
         lines.into_iter().take(8).map(|line| words::clean_to(&line.text, 400)).collect()
     }
 }

@@ -1,6 +1,6 @@
 //! `verify`: a plan and its image in, a verdict and a folder of evidence out.
 //!
-//! The order of a run is the order of [`run::section`]; every way out of it collects evidence first and gives the cards back
+//! The order of a run is the order of `run::section`; every way out of it collects evidence first and gives the cards back
 //! last. If this process is killed, the lease's journal is the safety net: the next command that changes something gives the cards back.
 
 mod cards;

@@ -22,8 +22,12 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let store = Store::open(rest.first().map(PathBuf::as_path))?;
     let plan = planned(recipe_file, guest_program, &store)?;
-    let options =
-        Options { guest_program: guest_program.clone(), qemu: "qemu-system-x86_64".into(), accel: Accel::Tcg, cancel: None };
+    let options = Options {
+        guest_program: guest_program.clone(),
+        qemu: "qemu-system-x86_64".into(),
+        accel: Accel::Tcg,
+        cancel: None,
+    };
     let started = Instant::now();
     let built = build(&plan, &store, &options, &mut Lines(Instant::now()))?;
     for layer in &built.layers {

@@ -162,7 +162,11 @@ impl BuildError {
         move |source| Self::Spawn { program, source }
     }
 
-    pub(crate) fn failed(program: &'static str, status: process::ExitStatus, tail: impl IntoIterator<Item = String>) -> Self {
+    pub(crate) fn failed(
+        program: &'static str,
+        status: process::ExitStatus,
+        tail: impl IntoIterator<Item = String>,
+    ) -> Self {
         Self::Failed { program, ending: child::ending(status), tail: tail.into_iter().collect() }
     }
 }
@@ -213,10 +217,18 @@ impl Context<'_> {
 ///
 /// # Errors
 /// Nothing of the failed layer is published then; the layers below stay.
-pub fn build(plan: &Plan, store: &Store, options: &Options, progress: &mut dyn Progress) -> Result<BuiltImage, BuildError> {
+pub fn build(
+    plan: &Plan,
+    store: &Store,
+    options: &Options,
+    progress: &mut dyn Progress,
+) -> Result<BuiltImage, BuildError> {
     let top = plan.layers.last().expect("a plan has at least its base layer");
-    let mut layers: Vec<BuiltLayer> =
-        plan.layers.iter().map(|layer| BuiltLayer { name: layer.name.clone(), key: layer.key.clone(), took: None }).collect();
+    let mut layers: Vec<BuiltLayer> = plan
+        .layers
+        .iter()
+        .map(|layer| BuiltLayer { name: layer.name.clone(), key: layer.key.clone(), took: None })
+        .collect();
     if let Some(image) = store.get(&top.key)? {
         plan.layers.iter().for_each(|layer| progress.layer_reused(layer));
         // Not worth failing for: a store that is read-only, or was built from another copy of the recipe.
@@ -297,12 +309,17 @@ fn make(
 ) -> Result<(Image, bool), BuildError> {
     let why = why::rebuilt(plan, layer, store);
     let cancelled = || options.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed));
-    let mut waiting = |pid| progress.note(&format!("another no43 (process {pid}) is building layer '{}'; waiting for it", layer.name));
+    let mut waiting = |pid| {
+        progress
+            .note(&format!("another no43 (process {pid}) is building layer '{}'; waiting for it", layer.name))
+    };
     let begun = store.begin(&layer.key, &mut waiting, &cancelled);
     let mut staging = match begun {
         Ok(Some(staging)) => staging,
         Ok(None) => {
-            let image = store.get(&layer.key)?.ok_or_else(|| StoreError::NoSuchImage(layer.key.short().to_owned()))?;
+            let image = store
+                .get(&layer.key)?
+                .ok_or_else(|| StoreError::NoSuchImage(layer.key.short().to_owned()))?;
             return Ok((image, false));
         }
         Err(_) if cancelled() => return Err(BuildError::Cancelled),
@@ -346,7 +363,9 @@ fn make_and_publish(
     let mut made = match (&layer.what, below) {
         (LayerWhat::Debian(base), _) => debian::build(base, &layer.key, staging, context)?,
         (LayerWhat::Step(step), Some(below)) => step::build(step, layer, plan, below, staging, context)?,
-        (LayerWhat::Step(_), None) => return Err(BuildError::Recipe("step: there is no base layer below it".to_owned())),
+        (LayerWhat::Step(_), None) => {
+            return Err(BuildError::Recipe("step: there is no base layer below it".to_owned()));
+        }
     };
     made.files.push("build.log");
     let provenance = Provenance {
@@ -388,7 +407,9 @@ fn keep_log(from: &Path, to: &Path) {
 }
 
 fn is_full(line: &str) -> bool {
-    line.contains("No space left on device") || line.contains("Disk quota exceeded") || line.contains("You don't have enough free space")
+    line.contains("No space left on device")
+        || line.contains("Disk quota exceeded")
+        || line.contains("You don't have enough free space")
 }
 
 fn indented(lines: &[String]) -> String {

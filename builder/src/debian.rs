@@ -7,15 +7,16 @@
 mod overlay;
 mod tar;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::SystemTime;
 
-use overlay::{GUEST_PROGRAM, Node};
 pub(crate) use overlay::{DiskIds, Entry, archive, entry_of};
+use overlay::{GUEST_PROGRAM, Node};
 
 use crate::build::child::{self, tool};
 use crate::build::{BuildError, Context, Made};
@@ -44,12 +45,19 @@ const PHASES: [(&str, &str); 5] = [
 ];
 
 /// Builds a base layer in `staging`.
-pub(crate) fn build(base: &DebianBase, key: &Key, staging: &mut Staging, context: &mut Context<'_>) -> Result<Made, BuildError> {
+pub(crate) fn build(
+    base: &DebianBase,
+    key: &Key,
+    staging: &mut Staging,
+    context: &mut Context<'_>,
+) -> Result<Made, BuildError> {
+    check_user()?;
     let ids = DiskIds::of(key);
     let layout = Layout::of(base.boot, base.disk_bytes)?;
     let work = staging.dir().to_owned();
 
-    let guest = Node::Copy { mode: 0o755, from: context.guest_program(base)?, sha256: base.guest_program.clone() };
+    let guest =
+        Node::Copy { mode: 0o755, from: context.guest_program(base)?, sha256: base.guest_program.clone() };
     write_archive(&work.join("early.tar"), &early(base, &ids, layout))?;
     write_archive(&work.join("late.tar"), &overlay::late(base, guest, &ids))?;
     let raw_path = work.join("private/disk.raw");
@@ -66,9 +74,9 @@ pub(crate) fn build(base: &DebianBase, key: &Key, staging: &mut Staging, context
         said_by_us(line)
     });
     result.map_err(|error| context.explain(error))?;
-    keep_packages(&work.join("archives"), &context.store.apt_cache(&cache_name(base)));
-
     let out = work.join("out/no43-out");
+    let packages = packages(&out.join("packages"))?;
+    keep_packages(&work.join("archives"), &context.store.apt_cache(&cache_name(base)), &packages);
     let mut files = vec!["disk.qcow2"];
     let boot = match base.boot {
         Boot::Direct => {
@@ -90,8 +98,12 @@ pub(crate) fn build(base: &DebianBase, key: &Key, staging: &mut Staging, context
     let provenance = Provenance {
         tools: versions(),
         mode: mode().to_owned(),
-        in_releases: base.sources.iter().map(|s| InRelease { suite: s.suite.clone(), sha256: s.in_release_sha256.clone() }).collect(),
-        packages: packages(&out.join("packages"))?,
+        in_releases: base
+            .sources
+            .iter()
+            .map(|s| InRelease { suite: s.suite.clone(), sha256: s.in_release_sha256.clone() })
+            .collect(),
+        packages,
         ..Provenance::default()
     };
     Ok(Made { files, boot, provenance })
@@ -99,7 +111,12 @@ pub(crate) fn build(base: &DebianBase, key: &Key, staging: &mut Staging, context
 
 /// Removes a tree whose files belong to subordinate user ids, as only root of that namespace can.
 pub(crate) fn remove_as_namespace_root(path: &Path) -> io::Result<()> {
-    let status = Command::new("mmdebstrap").arg("--unshare-helper").args(["rm", "-rf", "--"]).arg(path).stdin(Stdio::null()).status()?;
+    let status = Command::new("mmdebstrap")
+        .arg("--unshare-helper")
+        .args(["rm", "-rf", "--"])
+        .arg(path)
+        .stdin(Stdio::null())
+        .status()?;
     if status.success() { Ok(()) } else { Err(io::Error::other("mmdebstrap --unshare-helper rm failed")) }
 }
 
@@ -116,7 +133,8 @@ pub(crate) fn all_packages(base: &DebianBase) -> Vec<String> {
         (!own_initrd(base), &["initramfs-tools", "zstd"]),
         (base.boot == Boot::Disk, &["grub-cloud-amd64"]),
     ];
-    let implied = implied.into_iter().filter(|(needed, _)| *needed).flat_map(|(_, packages)| packages.iter().copied());
+    let implied =
+        implied.into_iter().filter(|(needed, _)| *needed).flat_map(|(_, packages)| packages.iter().copied());
     let mut all: Vec<String> = Vec::new();
     for package in asked.chain(implied) {
         if !all.iter().any(|there| there == package) {
@@ -163,9 +181,11 @@ fn mmdebstrap(base: &DebianBase, work: &Path, tree: &Path, cache: &Path) -> Resu
     command.arg("--customize-hook=sh \"$1/tmp/no43/make-disk.sh\" \"$1\"");
     command.arg("--customize-hook=copy-out /tmp/no43-out out");
     command.args([base.suite.as_str(), "/dev/null"]);
-    command.args(base.sources.iter().map(|source| {
-        format!("deb {} {} {}", source.mirror, source.suite, source.components.join(" "))
-    }));
+    command.args(
+        base.sources
+            .iter()
+            .map(|source| format!("deb {} {} {}", source.mirror, source.suite, source.components.join(" "))),
+    );
     Ok(command)
 }
 
@@ -176,10 +196,16 @@ fn early(base: &DebianBase, ids: &DiskIds, layout: Layout) -> Vec<Entry> {
     entries.extend(SCRIPTS.map(|(name, script)| in_tmp(name, script)));
     entries.push(in_tmp("grub.cfg", include_str!("debian/grub.cfg")));
     entries.push(in_tmp("settings", &settings(base, ids, layout)));
-    entries.push(in_tmp("indexes", &base.sources.iter().map(|s| format!("{} {}\n", s.suite, s.in_release_sha256)).collect::<String>()));
+    entries.push(in_tmp(
+        "indexes",
+        &base.sources.iter().map(|s| format!("{} {}\n", s.suite, s.in_release_sha256)).collect::<String>(),
+    ));
     // Everything in a home is given to its user first, so what is root's there must be said as well.
     let owned = base.files.iter().filter(|file| file.owner != "root:root" || file.to.starts_with("/home/"));
-    entries.push(in_tmp("owners", &owned.map(|file| format!("{} {}\n", file.owner, file.to)).collect::<String>()));
+    entries.push(in_tmp(
+        "owners",
+        &owned.map(|file| format!("{} {}\n", file.owner, file.to)).collect::<String>(),
+    ));
     entries
 }
 
@@ -233,7 +259,12 @@ fn beside_the_disk(base: &DebianBase, out: &Path, work: &Path) -> Result<(), Bui
         Init::Lean => &[GUEST_PROGRAM, "init"],
         Init::Systemd => &["/sbin/init"],
     };
-    let initrd = Initrd { busybox: &out.join("busybox"), modules: modules.iter().map(PathBuf::as_path).collect(), root_device: ROOT_DEVICE, init };
+    let initrd = Initrd {
+        busybox: &out.join("busybox"),
+        modules: modules.iter().map(PathBuf::as_path).collect(),
+        root_device: ROOT_DEVICE,
+        init,
+    };
     let path = work.join("initrd");
     let mut file = io::BufWriter::new(File::create(&path).map_err(StoreError::io("create", &path))?);
     initrd.write(&mut file).map_err(StoreError::io("write", &path))?;
@@ -250,7 +281,10 @@ fn write_archive(path: &Path, entries: &[Entry]) -> Result<(), BuildError> {
 
 /// A folder for the tree: in the staging folder, if root of the namespace can get there, else in `/var/tmp`.
 fn tree_place(staging: &mut Staging) -> Result<PathBuf, BuildError> {
-    let reachable = |dir: &Path| dir.ancestors().all(|dir| fs::metadata(dir).is_ok_and(|facts| facts.permissions().mode() & 0o001 != 0));
+    let reachable = |dir: &Path| {
+        dir.ancestors()
+            .all(|dir| fs::metadata(dir).is_ok_and(|facts| facts.permissions().mode() & 0o001 != 0))
+    };
     if is_root() || reachable(staging.dir()) {
         let tree = staging.dir().join("tree");
         fs::create_dir(&tree).map_err(StoreError::io("create", &tree))?;
@@ -264,15 +298,53 @@ fn tree_place(staging: &mut Staging) -> Result<PathBuf, BuildError> {
 }
 
 /// Takes over the packages that were downloaded. Each one is renamed into place, so that another build at the same time
-/// never sees half of one. Failing here costs only the next build's time.
-fn keep_packages(from: &Path, cache: &Path) {
+/// never sees half of one; those in use get a new time, by which `gc` knows the others. Failing here costs only the next
+/// build's time.
+fn keep_packages(from: &Path, cache: &Path, used: &[Package]) {
     let _ = fs::create_dir_all(cache);
+    let used: HashSet<String> = used.iter().map(archive_name).collect();
     for entry in fs::read_dir(from).into_iter().flatten().flatten() {
-        let to = cache.join(entry.file_name());
-        if to.extension().is_some_and(|extension| extension == "deb") && entry.metadata().is_ok_and(|facts| facts.is_file()) {
-            let _ = fs::rename(entry.path(), to);
+        let (name, to) = (entry.file_name(), cache.join(entry.file_name()));
+        if to.extension().is_none_or(|extension| extension != "deb")
+            || !entry.metadata().is_ok_and(|facts| facts.is_file())
+        {
+            continue;
+        }
+        let before = fs::metadata(&to).and_then(|facts| facts.modified());
+        let in_use =
+            name.to_string_lossy().rsplit_once('_').is_some_and(|(package, _)| used.contains(package));
+        let time = if in_use { Ok(SystemTime::now()) } else { before };
+        let _ = fs::rename(entry.path(), &to);
+        if let Ok(time) = time {
+            let _ = File::options().write(true).open(&to).and_then(|file| file.set_modified(time));
         }
     }
+}
+
+/// What apt calls a package's file, without the architecture: `name_version`, a colon written as `%3a`.
+fn archive_name(package: &Package) -> String {
+    let name = package.name.split(':').next().unwrap_or_default();
+    format!("{name}_{}", package.version.replace(':', "%3a"))
+}
+
+/// What an ordinary user needs beside the tools; checked first, because mmdebstrap says it in the middle of its own words.
+fn check_user() -> Result<(), BuildError> {
+    if is_root() {
+        return Ok(());
+    }
+    tool("newuidmap", "uidmap")?;
+    let uid = rustix::process::getuid().as_raw().to_string();
+    let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
+    let user = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.get(2) == Some(&uid.as_str()));
+    let user = user.map_or(uid.clone(), |fields| fields[0].to_owned());
+    let has = |path: &str| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        text.lines().filter_map(|line| line.split(':').next()).any(|name| name == user || name == uid)
+    };
+    if has("/etc/subuid") && has("/etc/subgid") { Ok(()) } else { Err(BuildError::NoSubordinateIds { user }) }
 }
 
 fn cache_name(base: &DebianBase) -> String {
@@ -280,7 +352,8 @@ fn cache_name(base: &DebianBase) -> String {
 }
 
 fn phase(line: &str) -> Option<&str> {
-    line.strip_prefix("no43: phase ").or_else(|| PHASES.iter().find(|(start, _)| line.starts_with(start)).map(|(_, phase)| *phase))
+    line.strip_prefix("no43: phase ")
+        .or_else(|| PHASES.iter().find(|(start, _)| line.starts_with(start)).map(|(_, phase)| *phase))
 }
 
 /// Errors that are worth more than a tool's last lines.
@@ -288,10 +361,16 @@ fn said_by_us(line: &str) -> Result<(), BuildError> {
     if let Some(rest) = line.strip_prefix("no43: index ")
         && let [suite, locked, now] = rest.split(' ').collect::<Vec<_>>()[..]
     {
-        return Err(BuildError::IndexChanged { suite: suite.to_owned(), locked: locked.to_owned(), now: now.to_owned() });
+        return Err(BuildError::IndexChanged {
+            suite: suite.to_owned(),
+            locked: locked.to_owned(),
+            now: now.to_owned(),
+        });
     }
     if let Some(name) = line.trim_start().strip_prefix("E: Unable to locate package ") {
-        return Err(BuildError::Recipe(format!("guest.packages: there is no package '{name}' in the suites of this recipe")));
+        return Err(BuildError::Recipe(format!(
+            "guest.packages: there is no package '{name}' in the suites of this recipe"
+        )));
     }
     match line.strip_prefix("no43: failed ") {
         Some(what) => Err(BuildError::Recipe(what.to_owned())),
@@ -319,7 +398,11 @@ fn versions() -> BTreeMap<String, String> {
 }
 
 fn mode() -> &'static str {
-    if is_root() { "unshare, as root: own mount and process namespaces" } else { "unshare, as an ordinary user: own user namespace" }
+    if is_root() {
+        "unshare, as root: own mount and process namespaces"
+    } else {
+        "unshare, as an ordinary user: own user namespace"
+    }
 }
 
 fn is_root() -> bool {

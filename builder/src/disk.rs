@@ -52,7 +52,9 @@ pub(crate) struct BootFiles {
 impl Layout {
     pub(crate) fn of(boot: Boot, disk_bytes: u64) -> Result<Self, BuildError> {
         if disk_bytes < SMALLEST || disk_bytes % MIB != 0 {
-            return Err(BuildError::Recipe(format!("machine.disk: {disk_bytes} bytes; a whole number of MiB is needed, at least 512")));
+            return Err(BuildError::Recipe(format!(
+                "machine.disk: {disk_bytes} bytes; a whole number of MiB is needed, at least 512"
+            )));
         }
         Ok(Self { partitioned: boot == Boot::Disk, disk_bytes })
     }
@@ -70,10 +72,21 @@ impl Layout {
         // The same key gives the same ids: the table's own with the partition's number in front.
         let id = |number: u32| format!("{number:08}{}", &ids.table[8..]);
         let partition = |number: u32, at: u64, bytes: u64, kind: &str, name: &str| {
-            format!("{number} : start={}, size={}, type={kind}, uuid={}, name={name}\n", at / SECTOR, bytes / SECTOR, id(number))
+            format!(
+                "{number} : start={}, size={}, type={kind}, uuid={}, name={name}\n",
+                at / SECTOR,
+                bytes / SECTOR,
+                id(number)
+            )
         };
         format!("label: gpt\nlabel-id: {}\nunit: sectors\n", ids.table)
-            + &partition(1, self.root_offset(), self.root_bytes(), "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709", "root")
+            + &partition(
+                1,
+                self.root_offset(),
+                self.root_bytes(),
+                "4F68BCE3-E8CD-4DB1-96E7-FBCAF984B709",
+                "root",
+            )
             + &partition(14, BIOS_BOOT_AT, BIOS_BOOT_BYTES, "21686148-6449-6E6F-744E-656564454649", "bios")
             + &partition(15, ESP_AT, ESP_BYTES, "C12A7328-F81F-11D2-BA4B-00A0C93EC93B", "esp")
     }
@@ -93,14 +106,26 @@ pub(crate) fn create(path: &Path, bytes: u64) -> Result<File, BuildError> {
     let folder = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(folder).map_err(StoreError::io("create", folder))?;
     fs::set_permissions(folder, Permissions::from_mode(0o700)).map_err(StoreError::io("close", folder))?;
-    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o666).open(path).map_err(StoreError::io("create", path))?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o666)
+        .open(path)
+        .map_err(StoreError::io("create", path))?;
     file.set_permissions(Permissions::from_mode(0o666)).map_err(StoreError::io("open up", path))?;
     file.set_len(bytes).map_err(StoreError::io("size", path))?;
     Ok(file)
 }
 
 /// Partition table, ESP and GRUB around a root file system that is already in its place.
-pub(crate) fn make_bootable(disk: &File, path: &Path, layout: &Layout, ids: &DiskIds, files: &BootFiles) -> Result<(), BuildError> {
+pub(crate) fn make_bootable(
+    disk: &File,
+    path: &Path,
+    layout: &Layout,
+    ids: &DiskIds,
+    files: &BootFiles,
+) -> Result<(), BuildError> {
     write_table(path, &layout.table(ids))?;
     write_esp(path, ids, files)?;
     // mformat leaves a partition table inside the partition, about which GRUB's tools in the guest complain 20 times.
@@ -139,7 +164,11 @@ fn write_esp(path: &Path, ids: &DiskIds, files: &BootFiles) -> Result<(), BuildE
     let sectors = (ESP_BYTES / SECTOR).to_string();
     mtool("mformat", &["-F", "-T", &sectors, "-c", "1", "-N", &ids.esp, "-v", "ESP", "::"])?;
     mtool("mmd", &["::/EFI", "::/EFI/BOOT", "::/EFI/debian"])?;
-    for (from, to) in [("bootx64.efi", "BOOT/BOOTX64.EFI"), ("grubx64.efi", "BOOT/grubx64.efi"), ("grub.cfg", "debian/grub.cfg")] {
+    for (from, to) in [
+        ("bootx64.efi", "BOOT/BOOTX64.EFI"),
+        ("grubx64.efi", "BOOT/grubx64.efi"),
+        ("grub.cfg", "debian/grub.cfg"),
+    ] {
         mtool("mcopy", &[&files.dir.join(from).to_string_lossy(), &format!("::/EFI/{to}")])?;
     }
     Ok(())
@@ -185,11 +214,21 @@ mod tests {
     use std::process::Command;
 
     fn ids() -> DiskIds {
-        DiskIds { root: "11111111-2222-8333-a444-555555555555".into(), esp: "CAFEBABE".into(), table: "99999999-2222-8333-A444-555555555555".into() }
+        DiskIds {
+            root: "11111111-2222-8333-a444-555555555555".into(),
+            esp: "CAFEBABE".into(),
+            table: "99999999-2222-8333-A444-555555555555".into(),
+        }
     }
 
     fn boot_files(dir: &Path) -> BootFiles {
-        for (name, bytes) in [("boot.img", 512), ("core.img", 30_000), ("bootx64.efi", 900_000), ("grubx64.efi", 4_000_000), ("grub.cfg", 99)] {
+        for (name, bytes) in [
+            ("boot.img", 512),
+            ("core.img", 30_000),
+            ("bootx64.efi", 900_000),
+            ("grubx64.efi", 4_000_000),
+            ("grub.cfg", 99),
+        ] {
             fs::write(dir.join(name), vec![0xe9; bytes]).unwrap();
         }
         BootFiles::read(dir).unwrap()
@@ -224,12 +263,18 @@ mod tests {
         "#);
         let verified = Command::new("/usr/sbin/sfdisk").arg("--verify").arg(&path).output().unwrap();
         assert!(String::from_utf8_lossy(&verified.stdout).contains("No errors detected"));
-        let listing = Command::new("mdir").args(["-b", "-/", "-i", &format!("{}@@{ESP_AT}", path.display())]).output().unwrap();
+        let listing = Command::new("mdir")
+            .args(["-b", "-/", "-i", &format!("{}@@{ESP_AT}", path.display())])
+            .output()
+            .unwrap();
         assert!(String::from_utf8_lossy(&listing.stdout).contains("::/EFI/BOOT/BOOTX64.EFI"));
 
         let mut sector = [0; 512];
         disk.read_exact_at(&mut sector, 0).unwrap();
-        assert_eq!((&sector[0x5c..0x64], &sector[0x66..0x68]), (2048_u64.to_le_bytes().as_slice(), [0x90, 0x90].as_slice()));
+        assert_eq!(
+            (&sector[0x5c..0x64], &sector[0x66..0x68]),
+            (2048_u64.to_le_bytes().as_slice(), [0x90, 0x90].as_slice())
+        );
         assert_eq!(sector[510..], [0x55, 0xaa]);
         disk.read_exact_at(&mut sector, MIB).unwrap();
         assert_eq!(sector[0x1f4..], [1, 8, 0, 0, 0, 0, 0, 0, 58, 0, 0x20, 8]);

@@ -40,7 +40,8 @@ impl Initrd<'_> {
     }
 
     fn script(&self) -> String {
-        let names: Vec<String> = self.modules.iter().enumerate().map(|(n, module)| module_name(n, module)).collect();
+        let names: Vec<String> =
+            self.modules.iter().enumerate().map(|(n, module)| module_name(n, module)).collect();
         format!(
             include_str!("initrd/init.sh"),
             modules = names.join(" "),
@@ -82,7 +83,8 @@ impl<'a> Cpio<'a> {
 
     fn write(&mut self, name: &str, mode: u32, device: (u32, u32), contents: &[u8]) -> io::Result<()> {
         self.inode += 1;
-        let length = u32::try_from(contents.len()).map_err(|_| io::Error::other(format!("{name} is larger than 4 GiB")))?;
+        let length = u32::try_from(contents.len())
+            .map_err(|_| io::Error::other(format!("{name} is larger than 4 GiB")))?;
         let links = if mode & 0o170_000 == 0o040_000 { 2 } else { 1 };
         let name_length = name.len() as u32 + 1;
         // inode, mode, uid, gid, links, mtime, size, device (2), special device (2), name, checksum
@@ -114,7 +116,12 @@ mod tests {
             fs::write(dir.join(name), contents).unwrap();
         }
         let (busybox, one, two) = (dir.join("busybox"), dir.join("virtio.ko"), dir.join("virtio_blk.ko"));
-        let initrd = Initrd { busybox: &busybox, modules: vec![&one, &two], root_device: "/dev/vda", init: &["/usr/bin/no43-guest", "init"] };
+        let initrd = Initrd {
+            busybox: &busybox,
+            modules: vec![&one, &two],
+            root_device: "/dev/vda",
+            init: &["/usr/bin/no43-guest", "init"],
+        };
         let mut archive = Vec::new();
         initrd.write(&mut archive).unwrap();
         archive
@@ -133,7 +140,13 @@ mod tests {
     fn cpio_reads_what_we_write() {
         let dir = tempfile::tempdir().unwrap();
         let archive = sample(dir.path());
-        let Ok(mut cpio) = Command::new("cpio").args(["--list", "--quiet", "--verbose", "--numeric-uid-gid"]).env("TZ", "UTC").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+        let Ok(mut cpio) = Command::new("cpio")
+            .args(["--list", "--quiet", "--verbose", "--numeric-uid-gid"])
+            .env("TZ", "UTC")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+        else {
             eprintln!("skipped: cpio is not installed (Debian package cpio)");
             return;
         };
@@ -141,7 +154,17 @@ mod tests {
         let output = cpio.wait_with_output().unwrap();
         assert!(output.status.success());
         let listing = String::from_utf8(output.stdout).unwrap();
-        let short: Vec<String> = listing.lines().map(|line| line.split_whitespace().enumerate().filter(|(n, _)| [0, 4, 8].contains(n)).map(|(_, word)| word).collect::<Vec<_>>().join(" ")).collect();
+        let short: Vec<String> = listing
+            .lines()
+            .map(|line| {
+                line.split_whitespace()
+                    .enumerate()
+                    .filter(|(n, _)| [0, 4, 8].contains(n))
+                    .map(|(_, word)| word)
+                    .collect::<Vec<_>>()
+                    .join(" ")
+            })
+            .collect();
         assert!(short.contains(&"-rwxr-xr-x 9 bin/busybox".to_owned()), "{listing}");
         assert!(short.contains(&"-rw-r--r-- 5 lib/01-virtio_blk.ko".to_owned()), "{listing}");
         assert!(listing.contains("crw-------") && listing.contains("5,   1"), "{listing}");

@@ -25,7 +25,9 @@ pub enum MediaError {
         source: std::io::Error,
     },
     /// The file is something else.
-    #[error("{path} is not a UDF disc image: {why}\n  fix   name the ISO as the publisher ships it; its first bytes are {first}")]
+    #[error(
+        "{path} is not a UDF disc image: {why}\n  fix   name the ISO as the publisher ships it; its first bytes are {first}"
+    )]
     NotUdf {
         /// The medium.
         path: PathBuf,
@@ -118,7 +120,8 @@ pub fn inspect(path: &Path) -> Result<MediaFacts, MediaError> {
     let install_file = install_file.ok_or_else(|| MediaError::NotWindows { path: path.to_owned() })?;
     let install = disc.wim(install_file)?;
     let boot = if disc.find(BOOT_WIM).is_some() { Some(disc.wim(BOOT_WIM)?) } else { None };
-    let mut setup_languages: Vec<String> = boot.into_iter().flat_map(|wim| wim.images).flat_map(|i| i.languages).collect();
+    let mut setup_languages: Vec<String> =
+        boot.into_iter().flat_map(|wim| wim.images).flat_map(|i| i.languages).collect();
     setup_languages.sort();
     setup_languages.dedup();
     let channel = channel(&install, disc.small_file(CHANNEL_FILE, CHANNEL_LIMIT).map_err(io)?.as_deref());
@@ -128,7 +131,14 @@ pub fn inspect(path: &Path) -> Result<MediaFacts, MediaError> {
             boot_authority = authority(&program);
         }
     }
-    Ok(MediaFacts { bytes, install_file: install_file.to_owned(), install, setup_languages, channel, boot_authority })
+    Ok(MediaFacts {
+        bytes,
+        install_file: install_file.to_owned(),
+        install,
+        setup_languages,
+        channel,
+        boot_authority,
+    })
 }
 
 /// An open medium with its directory tree.
@@ -163,14 +173,20 @@ impl Disc {
 
     fn wim(&mut self, name: &'static str) -> Result<Wim, MediaError> {
         let error = |source| MediaError::Wim { path: self.path.clone(), file: name, source };
-        let (start, length) = self.find(name).ok_or_else(|| error(WimError::Truncated { what: "the file" }))?;
-        wim::read(&mut self.file, start, length)
-            .map_err(|source| MediaError::Wim { path: self.path.clone(), file: name, source })
+        let (start, length) =
+            self.find(name).ok_or_else(|| error(WimError::Truncated { what: "the file" }))?;
+        wim::read(&mut self.file, start, length).map_err(|source| MediaError::Wim {
+            path: self.path.clone(),
+            file: name,
+            source,
+        })
     }
 
     /// A file's contents, if it is there and not larger than `limit`.
     fn small_file(&mut self, name: &str, limit: u64) -> std::io::Result<Option<Vec<u8>>> {
-        let Some((start, length)) = self.find(name).filter(|(_, length)| *length <= limit) else { return Ok(None) };
+        let Some((start, length)) = self.find(name).filter(|(_, length)| *length <= limit) else {
+            return Ok(None);
+        };
         self.file.seek(SeekFrom::Start(start))?;
         let mut contents = Vec::new();
         (&mut self.file).take(length).read_to_end(&mut contents)?;
@@ -210,7 +226,8 @@ mod tests {
     use super::*;
 
     fn wim(editions: &[&str]) -> Wim {
-        let image = |edition: &&str| wim::WimImage { edition_id: Some((*edition).to_owned()), ..Default::default() };
+        let image =
+            |edition: &&str| wim::WimImage { edition_id: Some((*edition).to_owned()), ..Default::default() };
         Wim { esd: false, part: (1, 1), images: editions.iter().map(image).collect() }
     }
 
@@ -226,7 +243,10 @@ mod tests {
     #[test]
     fn the_newer_authority_wins_where_both_are_named() {
         assert_eq!(authority(b"..Microsoft Windows Production PCA 2011.."), Some(BootAuthority::Windows2011));
-        assert_eq!(authority(b"Microsoft Windows Production PCA 2011 Windows UEFI CA 2023"), Some(BootAuthority::Windows2023));
+        assert_eq!(
+            authority(b"Microsoft Windows Production PCA 2011 Windows UEFI CA 2023"),
+            Some(BootAuthority::Windows2023)
+        );
         assert_eq!(authority(b"nothing"), None);
     }
 

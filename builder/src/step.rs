@@ -133,12 +133,20 @@ pub(crate) fn end_machine_in(dir: &Path) {
     }
 }
 
-fn machine(plan: &Plan, step: &StepPlan, below: &Image, disk: &Path, console: &Path, context: &Context<'_>) -> MachineSpec {
+fn machine(
+    plan: &Plan,
+    step: &StepPlan,
+    below: &Image,
+    disk: &Path,
+    console: &Path,
+    context: &Context<'_>,
+) -> MachineSpec {
     let mut spec = MachineSpec::new(format!("build-{}", plan.name), context.options.accel);
     spec.smp = Smp::cpus(plan.machine.cpus.clamp(1, 64) as u16);
     spec.memory_mib = plan.machine.memory_mib;
     // Until the layer is published nobody needs it, and publishing writes everything to the disk.
-    spec.disks = vec![Disk { serial: Some("no43-system".to_owned()), cache: DiskCache::Unsafe, ..Disk::qcow2(disk) }];
+    spec.disks =
+        vec![Disk { serial: Some("no43-system".to_owned()), cache: DiskCache::Unsafe, ..Disk::qcow2(disk) }];
     spec.kernel = below.direct_kernel().map(|direct| DirectKernel {
         kernel: direct.kernel,
         initrd: Some(direct.initrd),
@@ -179,7 +187,13 @@ fn in_machine(
 }
 
 /// Waits in slices, so that a cancelled build does not wait for a guest that takes minutes.
-fn wait_ready(machine: &Machine, agent: &Agent, limit: Duration, console: &Path, context: &mut Context<'_>) -> Result<(), StepError> {
+fn wait_ready(
+    machine: &Machine,
+    agent: &Agent,
+    limit: Duration,
+    console: &Path,
+    context: &mut Context<'_>,
+) -> Result<(), StepError> {
     context.progress.phase("waiting for the guest agent");
     let give_up = Instant::now() + limit;
     loop {
@@ -213,9 +227,19 @@ fn copy(agent: &Agent, files: &[FileIn], context: &mut Context<'_>) -> Result<()
     let what = "copying files in";
     let mut bytes = Vec::new();
     let entries: Vec<Entry> = files.iter().map(debian::entry_of).collect();
-    debian::archive(&entries, &mut bytes).map_err(|error| StepError::Gone { what: format!("{what}: {error}") })?;
+    debian::archive(&entries, &mut bytes)
+        .map_err(|error| StepError::Gone { what: format!("{what}: {error}") })?;
     agent.write_file(ARCHIVE, &bytes).map_err(|error| StepError::Agent { what: what.to_owned(), error })?;
-    let unpack = ["tar", "--extract", "--file", ARCHIVE, "--directory", "/", "--no-same-owner", "--preserve-permissions"];
+    let unpack = [
+        "tar",
+        "--extract",
+        "--file",
+        ARCHIVE,
+        "--directory",
+        "/",
+        "--no-same-owner",
+        "--preserve-permissions",
+    ];
     check(&unpack, exec(agent, &unpack, SHORT_LIMIT * 5, context)?)?;
     check(&["rm", ARCHIVE], exec(agent, &["rm", ARCHIVE], SHORT_LIMIT, context)?)?;
     for file in files.iter().filter(|file| file.owner != "root:root") {
@@ -226,29 +250,50 @@ fn copy(agent: &Agent, files: &[FileIn], context: &mut Context<'_>) -> Result<()
 }
 
 /// By the guest's own package manager; what it downloaded does not stay in the layer.
-fn install(agent: &Agent, packages: &[String], limit: Duration, context: &mut Context<'_>) -> Result<(), StepError> {
+fn install(
+    agent: &Agent,
+    packages: &[String],
+    limit: Duration,
+    context: &mut Context<'_>,
+) -> Result<(), StepError> {
     const SCRIPT: &str = "export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8; set -e; apt-get -q update; \
         apt-get -q -y --no-install-recommends install \"$@\"; apt-get clean; find /var/lib/apt/lists -type f -delete; sync";
     let mut argv = vec!["sh", "-c", SCRIPT, "apt-get"];
     argv.extend(packages.iter().map(String::as_str));
     let output = exec(agent, &argv, limit, context)?;
-    let shown: Vec<&str> = ["apt-get", "install"].into_iter().chain(packages.iter().map(String::as_str)).collect();
+    let shown: Vec<&str> =
+        ["apt-get", "install"].into_iter().chain(packages.iter().map(String::as_str)).collect();
     check(&shown, output)
 }
 
-fn reboot(machine: &Machine, agent: &Agent, limit: Duration, console: &Path, context: &mut Context<'_>) -> Result<(), StepError> {
+fn reboot(
+    machine: &Machine,
+    agent: &Agent,
+    limit: Duration,
+    console: &Path,
+    context: &mut Context<'_>,
+) -> Result<(), StepError> {
     let started = Instant::now();
     let events = machine.subscribe();
-    agent.shutdown(ShutdownMode::Reboot).map_err(|error| StepError::Agent { what: "asking for a restart".to_owned(), error })?;
+    agent
+        .shutdown(ShutdownMode::Reboot)
+        .map_err(|error| StepError::Agent { what: "asking for a restart".to_owned(), error })?;
     let reset = wait_event(&events, limit, |event| (event.name == "RESET").then_some(()));
     match reset {
         Some(()) => wait_ready(machine, agent, limit.saturating_sub(started.elapsed()), console, context),
-        None if !machine.is_alive() => Err(StepError::Gone { what: "it ended instead of restarting".to_owned() }),
+        None if !machine.is_alive() => {
+            Err(StepError::Gone { what: "it ended instead of restarting".to_owned() })
+        }
         None => Err(StepError::NoReset { limit }),
     }
 }
 
-fn wait_for(agent: &Agent, what: &Awaited, limit: Duration, context: &mut Context<'_>) -> Result<(), StepError> {
+fn wait_for(
+    agent: &Agent,
+    what: &Awaited,
+    limit: Duration,
+    context: &mut Context<'_>,
+) -> Result<(), StepError> {
     let argv: Vec<&str> = match what {
         Awaited::File(path) => vec!["test", "-e", path],
         Awaited::Unit(unit) => vec!["systemctl", "is-active", unit],
@@ -262,7 +307,11 @@ fn wait_for(agent: &Agent, what: &Awaited, limit: Duration, context: &mut Contex
         }
         if Instant::now() + LOOK_AGAIN > give_up {
             let said = tail(&output);
-            let last = if said.is_empty() { String::new() } else { format!("; the last look said:{}", indented(&said)) };
+            let last = if said.is_empty() {
+                String::new()
+            } else {
+                format!("; the last look said:{}", indented(&said))
+            };
             return Err(StepError::Awaited { what: awaited_in_words(what), limit, last });
         }
         if context.cancelled()() {
@@ -272,11 +321,19 @@ fn wait_for(agent: &Agent, what: &Awaited, limit: Duration, context: &mut Contex
     }
 }
 
-fn exec(agent: &Agent, argv: &[&str], limit: Duration, context: &mut Context<'_>) -> Result<ExecOutput, StepError> {
+fn exec(
+    agent: &Agent,
+    argv: &[&str],
+    limit: Duration,
+    context: &mut Context<'_>,
+) -> Result<ExecOutput, StepError> {
     use std::io::Write;
     // Without a PATH of its own the agent looks programs up in whatever its service manager left it.
     let limits = ExecLimits {
-        env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(), "HOME=/root".into()],
+        env: vec![
+            "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".into(),
+            "HOME=/root".into(),
+        ],
         ..ExecLimits::within(limit)
     };
     let what = || format!("running {}", argv.first().copied().unwrap_or_default());
@@ -309,7 +366,15 @@ fn tail_of_file(path: &Path) -> Vec<String> {
 fn last_lines(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     let shown = &lines[lines.len().saturating_sub(TAIL)..];
-    shown.iter().map(|line| line.chars().take(300).flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] }).collect()).collect()
+    shown
+        .iter()
+        .map(|line| {
+            line.chars()
+                .take(300)
+                .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
+                .collect()
+        })
+        .collect()
 }
 
 fn create_overlay(disk: &Path, below: &Image) -> Result<(), BuildError> {
@@ -335,7 +400,9 @@ fn same_file(from: &Path, to: &Path) -> Result<(), BuildError> {
 
 /// Sockets need a short path, so the machine runs outside the store.
 fn run_dir(staging: &mut Staging) -> Result<PathBuf, BuildError> {
-    let parent = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_dir() && dir.as_os_str().len() < 60);
+    let parent = std::env::var_os("XDG_RUNTIME_DIR")
+        .map(PathBuf::from)
+        .filter(|dir| dir.is_dir() && dir.as_os_str().len() < 60);
     let dir = parent.unwrap_or_else(std::env::temp_dir).join(format!("no43-step-{}", std::process::id()));
     staging.owns_outside(&dir)?;
     Ok(dir)
@@ -343,7 +410,8 @@ fn run_dir(staging: &mut Staging) -> Result<PathBuf, BuildError> {
 
 fn versions(qemu: &Path) -> std::collections::BTreeMap<String, String> {
     let output = Command::new(qemu).arg("--version").output().ok();
-    let line = output.and_then(|output| String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned));
+    let line =
+        output.and_then(|output| String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned));
     line.into_iter().map(|line| ("qemu".to_owned(), line)).collect()
 }
 

@@ -214,14 +214,18 @@ impl Store {
         let path = dir.join(image::MANIFEST);
         let damaged = |what: String| StoreError::Damaged { key: key.clone(), what };
         let text = match fs::metadata(&path) {
-            Ok(facts) if facts.len() > MANIFEST_LIMIT => return Err(damaged("its manifest is absurdly long".to_owned())),
+            Ok(facts) if facts.len() > MANIFEST_LIMIT => {
+                return Err(damaged("its manifest is absurdly long".to_owned()));
+            }
             Ok(_) => fs::read_to_string(&path).map_err(StoreError::io("read", &path))?,
             Err(error) if error.kind() == io::ErrorKind::NotFound && !dir.exists() => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(damaged("it has no manifest".to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(damaged("it has no manifest".to_owned()));
+            }
             Err(error) => return Err(StoreError::io("read", &path)(error)),
         };
-        let manifest: Manifest =
-            serde_json::from_str(&text).map_err(|error| damaged(format!("its manifest cannot be read: {error}")))?;
+        let manifest: Manifest = serde_json::from_str(&text)
+            .map_err(|error| damaged(format!("its manifest cannot be read: {error}")))?;
         check(&manifest, key, &dir).map_err(damaged)?;
         Ok(Some(Image { dir, manifest }))
     }
@@ -230,7 +234,11 @@ impl Store {
 /// What can be seen without reading the files.
 fn check(manifest: &Manifest, key: &Key, dir: &Path) -> Result<(), String> {
     if manifest.format > image::FORMAT {
-        return Err(format!("its manifest has format {}, this no43 reads up to {}", manifest.format, image::FORMAT));
+        return Err(format!(
+            "its manifest has format {}, this no43 reads up to {}",
+            manifest.format,
+            image::FORMAT
+        ));
     }
     if manifest.key != *key {
         return Err(format!("its manifest is that of {}", manifest.key.short()));
@@ -241,7 +249,9 @@ fn check(manifest: &Manifest, key: &Key, dir: &Path) -> Result<(), String> {
         }
         match fs::metadata(dir.join(&file.name)) {
             Ok(facts) if facts.len() == file.bytes => {}
-            Ok(facts) => return Err(format!("{} has {} bytes instead of {}", file.name, facts.len(), file.bytes)),
+            Ok(facts) => {
+                return Err(format!("{} has {} bytes instead of {}", file.name, facts.len(), file.bytes));
+            }
             Err(error) => return Err(format!("{}: {error}", file.name)),
         }
     }
@@ -279,7 +289,6 @@ pub(crate) fn gib(bytes: u64) -> String {
 fn short_list(keys: &[Key]) -> String {
     keys.iter().map(Key::short).collect::<Vec<_>>().join(", ")
 }
-
 
 #[cfg(test)]
 mod tests;

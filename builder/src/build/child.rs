@@ -27,7 +27,10 @@ const LONGEST_LINE: u64 = 64 << 10;
 pub(crate) fn tool(name: &'static str, package: &'static str) -> Result<PathBuf, BuildError> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin", "/usr/bin"].map(PathBuf::from));
-    folders.map(|folder| folder.join(name)).find(|path| path.is_file()).ok_or(BuildError::MissingTool { name, package })
+    folders
+        .map(|folder| folder.join(name))
+        .find(|path| path.is_file())
+        .ok_or(BuildError::MissingTool { name, package })
 }
 
 /// A command that the kernel kills when we die, in a process group of its own: a Ctrl-C on the terminal reaches us alone,
@@ -49,7 +52,10 @@ pub(crate) fn supervised(program: &Path) -> Command {
         wait "$child"
     "#;
     let mut command = dying_with_us("TERM", Path::new("/bin/sh"));
-    command.args(["-c", SUPERVISOR, "sh"]).arg(program).env("CLEAN_UP_LIMIT", CLEAN_UP_LIMIT.as_secs().to_string());
+    command
+        .args(["-c", SUPERVISOR, "sh"])
+        .arg(program)
+        .env("CLEAN_UP_LIMIT", CLEAN_UP_LIMIT.as_secs().to_string());
     command
 }
 
@@ -104,7 +110,8 @@ pub(crate) fn run(
 
 /// Runs a command whose output is small and only of interest when it fails, or afterwards.
 pub(crate) fn output(name: &'static str, mut command: Command) -> Result<String, BuildError> {
-    let output = command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().map_err(BuildError::spawn(name))?;
+    let output =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).output().map_err(BuildError::spawn(name))?;
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }
@@ -163,10 +170,11 @@ mod tests {
     fn lines_arrive_and_a_failure_shows_the_last_ones() {
         let mut seen = Vec::new();
         let mut log = tempfile::tempfile().unwrap();
-        let error = run("sh", shell("cat; echo one; echo two >&2; exit 3"), &mut log, &|| false, &mut |line| {
-            seen.push(line.to_owned());
-            Ok(())
-        });
+        let error =
+            run("sh", shell("cat; echo one; echo two >&2; exit 3"), &mut log, &|| false, &mut |line| {
+                seen.push(line.to_owned());
+                Ok(())
+            });
         assert_eq!(seen, ["one", "two"]);
         assert_eq!(error.unwrap_err().to_string(), "sh failed (exit code 3):\n  one\n  two");
     }
@@ -177,11 +185,17 @@ mod tests {
         let mut log = tempfile::tempfile().unwrap();
         let mut pid = 0;
         let started = Instant::now();
-        let error = run("sh", shell("sleep 100 & echo $!; wait"), &mut log, &|| cancel.load(Ordering::Relaxed), &mut |line| {
-            pid = line.parse().unwrap();
-            cancel.store(true, Ordering::Relaxed);
-            Ok(())
-        });
+        let error = run(
+            "sh",
+            shell("sleep 100 & echo $!; wait"),
+            &mut log,
+            &|| cancel.load(Ordering::Relaxed),
+            &mut |line| {
+                pid = line.parse().unwrap();
+                cancel.store(true, Ordering::Relaxed);
+                Ok(())
+            },
+        );
         assert!(matches!(error, Err(BuildError::Cancelled)));
         assert!(started.elapsed() < Duration::from_secs(10));
         std::thread::sleep(Duration::from_millis(50));

@@ -11,7 +11,10 @@ const SHOWN: usize = 4;
 /// One sentence's end, such as `packages: +vim` or `not built before`.
 pub(super) fn rebuilt(plan: &Plan, layer: &LayerPlan, store: &Store) -> String {
     let (images, _) = store.images().unwrap_or_default();
-    let same = images.iter().rev().find(|image| image.manifest.recipe == plan.name && image.manifest.layer == layer.name);
+    let same = images
+        .iter()
+        .rev()
+        .find(|image| image.manifest.recipe == plan.name && image.manifest.layer == layer.name);
     let Some(before) = same else { return "not built before".to_owned() };
     let changes = differences(&before.manifest.inputs, &layer.inputs);
     match changes.len() {
@@ -38,7 +41,12 @@ fn compare(path: &str, before: &Value, now: &Value, changes: &mut Vec<String>) {
             names.dedup();
             for name in names {
                 let path = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
-                compare(&path, a.get(name).unwrap_or(&Value::Null), b.get(name).unwrap_or(&Value::Null), changes);
+                compare(
+                    &path,
+                    a.get(name).unwrap_or(&Value::Null),
+                    b.get(name).unwrap_or(&Value::Null),
+                    changes,
+                );
             }
         }
         (Value::Array(a), Value::Array(b)) if a.iter().chain(b).all(Value::is_string) => {

@@ -19,11 +19,20 @@ pub(crate) struct Entry {
 
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Node {
-    Text { mode: u32, text: String },
+    Text {
+        mode: u32,
+        text: String,
+    },
     /// A file of this host, and what it must hash to.
-    Copy { mode: u32, from: PathBuf, sha256: String },
+    Copy {
+        mode: u32,
+        from: PathBuf,
+        sha256: String,
+    },
     Link(String),
-    Folder { mode: u32 },
+    Folder {
+        mode: u32,
+    },
 }
 
 /// What identifies the file systems inside an image; derived from the key, so that a rebuilt layer has the same.
@@ -57,7 +66,11 @@ pub(crate) fn late(base: &DebianBase, guest_program: Node, ids: &DiskIds) -> Vec
     let mut entries = vec![
         Entry { path: GUEST_PROGRAM.to_owned(), node: guest_program },
         text("/etc/hostname", 0o644, &format!("{}\n", base.hostname)),
-        text("/etc/hosts", 0o644, &format!("127.0.0.1\tlocalhost\n127.0.1.1\t{}\n::1\tlocalhost ip6-localhost\n", base.hostname)),
+        text(
+            "/etc/hosts",
+            0o644,
+            &format!("127.0.0.1\tlocalhost\n127.0.1.1\t{}\n::1\tlocalhost ip6-localhost\n", base.hostname),
+        ),
         text("/etc/machine-id", 0o444, ""),
         text("/etc/fstab", 0o644, &fstab(base, ids)),
         text("/etc/timezone", 0o644, &format!("{}\n", base.timezone)),
@@ -68,11 +81,17 @@ pub(crate) fn late(base: &DebianBase, guest_program: Node, ids: &DiskIds) -> Vec
         entries.push(text("/etc/modules-load.d/no43.conf", 0o644, &lines(&base.modules)));
     }
     if let Some(layout) = &base.keyboard {
-        let keyboard = format!("XKBMODEL=\"pc105\"\nXKBLAYOUT=\"{layout}\"\nXKBVARIANT=\"\"\nXKBOPTIONS=\"\"\nBACKSPACE=\"guess\"\n");
+        let keyboard = format!(
+            "XKBMODEL=\"pc105\"\nXKBLAYOUT=\"{layout}\"\nXKBVARIANT=\"\"\nXKBOPTIONS=\"\"\nBACKSPACE=\"guess\"\n"
+        );
         entries.push(text("/etc/default/keyboard", 0o644, &keyboard));
     }
     if let Some(user) = base.user.as_ref().filter(|user| user.sudo) {
-        entries.push(text("/etc/sudoers.d/no43-user", 0o440, &format!("{} ALL=(ALL:ALL) NOPASSWD: ALL\n", user.name)));
+        entries.push(text(
+            "/etc/sudoers.d/no43-user",
+            0o440,
+            &format!("{} ALL=(ALL:ALL) NOPASSWD: ALL\n", user.name),
+        ));
     }
     match base.init {
         Init::Systemd => entries.extend(systemd()),
@@ -87,7 +106,11 @@ pub(crate) fn late(base: &DebianBase, guest_program: Node, ids: &DiskIds) -> Vec
 
 fn systemd() -> Vec<Entry> {
     vec![
-        text("/etc/systemd/network/80-no43-dhcp.network", 0o644, "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n"),
+        text(
+            "/etc/systemd/network/80-no43-dhcp.network",
+            0o644,
+            "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n",
+        ),
         // Keys of the SSH server are made at the first start: a key in an image would be the same in every machine.
         text(
             "/etc/systemd/system/no43-ssh-keys.service",
@@ -102,8 +125,10 @@ fn systemd() -> Vec<Entry> {
 
 /// `no43-guest` is process 1, and what the guest agent calls to switch the machine off.
 fn lean() -> Vec<Entry> {
-    let mut entries: Vec<Entry> =
-        ["shutdown", "poweroff", "reboot", "halt"].iter().map(|name| link(&format!("/usr/sbin/{name}"), GUEST_PROGRAM)).collect();
+    let mut entries: Vec<Entry> = ["shutdown", "poweroff", "reboot", "halt"]
+        .iter()
+        .map(|name| link(&format!("/usr/sbin/{name}"), GUEST_PROGRAM))
+        .collect();
     entries.push(text("/usr/sbin/init", 0o755, &format!("#!/bin/sh\nexec {GUEST_PROGRAM} init\n")));
     entries
 }
@@ -116,7 +141,10 @@ fn grub(base: &DebianBase) -> Vec<Entry> {
          GRUB_CMDLINE_LINUX_DEFAULT=\"\"\nGRUB_CMDLINE_LINUX=\"{}\"\nGRUB_TERMINAL=console\n",
         console_options(base)
     );
-    vec![text("/etc/default/grub", 0o644, &settings), Entry { path: "/boot/efi".to_owned(), node: Node::Folder { mode: 0o700 } }]
+    vec![
+        text("/etc/default/grub", 0o644, &settings),
+        Entry { path: "/boot/efi".to_owned(), node: Node::Folder { mode: 0o700 } },
+    ]
 }
 
 /// What follows `root=… ro` on the kernel's command line.
@@ -143,13 +171,23 @@ fn fstab(base: &DebianBase, ids: &DiskIds) -> String {
 /// low priority that the archive itself asks for.
 fn backports_pin(base: &DebianBase) -> String {
     let suites = base.sources.iter().filter(|source| source.backports);
-    suites.map(|source| format!("Package: {}\nPin: release n={}\nPin-Priority: 500\n\n", base.backports.join(" "), source.suite)).collect()
+    suites
+        .map(|source| {
+            format!(
+                "Package: {}\nPin: release n={}\nPin-Priority: 500\n\n",
+                base.backports.join(" "),
+                source.suite
+            )
+        })
+        .collect()
 }
 
 /// A file of the recipe.
 pub(crate) fn entry_of(file: &FileIn) -> Entry {
     let node = match &file.from {
-        FileSource::Path(from) => Node::Copy { mode: file.mode, from: from.clone(), sha256: file.sha256.clone() },
+        FileSource::Path(from) => {
+            Node::Copy { mode: file.mode, from: from.clone(), sha256: file.sha256.clone() }
+        }
         FileSource::Text(text) => Node::Text { mode: file.mode, text: text.clone() },
         FileSource::Link(target) => Node::Link(target.clone()),
     };
@@ -165,10 +203,14 @@ pub(crate) fn archive(entries: &[Entry], out: impl Write) -> io::Result<()> {
             Node::Link(target) => writer.link(path, target)?,
             Node::Folder { mode } => writer.folder(path, *mode)?,
             Node::Copy { mode, from, sha256 } => {
-                let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", from.display()));
+                let named =
+                    |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", from.display()));
                 let (bytes, now) = crate::store::hash_file(from).map_err(named)?;
                 if now != *sha256 {
-                    return Err(io::Error::other(format!("{} has changed since the plan was made", from.display())));
+                    return Err(io::Error::other(format!(
+                        "{} has changed since the plan was made",
+                        from.display()
+                    )));
                 }
                 writer.file(path, *mode, bytes, &mut File::open(from).map_err(named)?)?;
             }

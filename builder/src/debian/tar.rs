@@ -25,7 +25,13 @@ impl<W: Write> Writer<W> {
     }
 
     /// A file of exactly `bytes` bytes; a source that is shorter or longer is an error.
-    pub(crate) fn file(&mut self, path: &str, mode: u32, bytes: u64, source: &mut dyn Read) -> io::Result<()> {
+    pub(crate) fn file(
+        &mut self,
+        path: &str,
+        mode: u32,
+        bytes: u64,
+        source: &mut dyn Read,
+    ) -> io::Result<()> {
         self.header(path, mode, Kind::File(bytes))?;
         let copied = io::copy(&mut source.take(bytes + 1), &mut self.out)?;
         if copied != bytes {
@@ -56,7 +62,9 @@ impl<W: Write> Writer<W> {
         let relative = path.trim_start_matches('/');
         let (prefix, name) = split(relative).ok_or_else(|| too_long(path))?;
         let (flag, size, target) = match kind {
-            Kind::File(size) if size > LARGEST => return Err(io::Error::other(format!("{path} is larger than 8 GiB"))),
+            Kind::File(size) if size > LARGEST => {
+                return Err(io::Error::other(format!("{path} is larger than 8 GiB")));
+            }
             Kind::File(size) => (b'0', size, ""),
             Kind::Link(target) if target.len() > 100 => return Err(too_long(target)),
             Kind::Link(target) => (b'2', 0, target),
@@ -86,7 +94,9 @@ fn split(path: &str) -> Option<(&str, &str)> {
     if path.len() <= 100 {
         return Some(("", path));
     }
-    path.match_indices('/').map(|(at, _)| (&path[..at], &path[at + 1..])).find(|(prefix, name)| prefix.len() <= 155 && name.len() <= 100)
+    path.match_indices('/')
+        .map(|(at, _)| (&path[..at], &path[at + 1..]))
+        .find(|(prefix, name)| prefix.len() <= 155 && name.len() <= 100)
 }
 
 fn too_long(path: &str) -> io::Error {
@@ -99,7 +109,12 @@ mod tests {
     use std::process::{Command, Stdio};
 
     fn listed(archive: &[u8]) -> String {
-        let mut tar = Command::new("tar").args(["--list", "--verbose", "--file", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut tar = Command::new("tar")
+            .args(["--list", "--verbose", "--file", "-"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
         tar.stdin.take().unwrap().write_all(archive).unwrap();
         let output = tar.wait_with_output().unwrap();
         assert!(output.status.success());
@@ -127,7 +142,8 @@ mod tests {
     #[test]
     fn a_file_that_changes_its_length_is_an_error() {
         for length in [9, 11] {
-            let error = Writer::new(Vec::new()).file("/x", 0o644, 10, &mut vec![0; length].as_slice()).unwrap_err();
+            let error =
+                Writer::new(Vec::new()).file("/x", 0o644, 10, &mut vec![0; length].as_slice()).unwrap_err();
             assert!(error.to_string().contains("changed its length"));
         }
         assert!(Writer::new(Vec::new()).folder(&"x".repeat(101), 0o755).is_err());

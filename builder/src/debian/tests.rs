@@ -55,7 +55,9 @@ fn base() -> DebianBase {
 
 fn shown(entries: &[Entry]) -> String {
     let line = |entry: &Entry| match &entry.node {
-        Node::Text { mode, text } => format!("{} {mode:o} {}", entry.path, text.escape_debug().to_string().replace("\\n", "⏎")),
+        Node::Text { mode, text } => {
+            format!("{} {mode:o} {}", entry.path, text.escape_debug().to_string().replace("\\n", "⏎"))
+        }
         Node::Copy { mode, .. } => format!("{} {mode:o} a file", entry.path),
         Node::Link(target) => format!("{} → {target}", entry.path),
         Node::Folder { mode } => format!("{}/ {mode:o}", entry.path),
@@ -149,7 +151,13 @@ fn the_scripts_are_shell_and_the_settings_cannot_break_out() {
     let settings = settings(&hostile, &DiskIds::of(&Key::of(None, &1.into())), layout);
     let path = dir.path().join("settings");
     fs::write(&path, settings).unwrap();
-    let echo = Command::new("sh").arg("-c").arg(". \"$1\"; printf %s \"$TIMEZONE $ROOT_OFFSET\"").arg("sh").arg(&path).output().unwrap();
+    let echo = Command::new("sh")
+        .arg("-c")
+        .arg(". \"$1\"; printf %s \"$TIMEZONE $ROOT_OFFSET\"")
+        .arg("sh")
+        .arg(&path)
+        .output()
+        .unwrap();
     assert_eq!(String::from_utf8_lossy(&echo.stdout), "x'; touch /tmp/owned; ' 69206016");
     for (name, script) in SCRIPTS {
         let path = dir.path().join(name);
@@ -165,10 +173,12 @@ fn an_index_that_differs_from_the_lock_ends_the_build() {
     fs::create_dir_all(&lists).unwrap();
     fs::create_dir_all(tree.path().join("tmp/no43")).unwrap();
     fs::write(lists.join("mirror.invalid_debian_dists_bookworm_InRelease"), "signed\n").unwrap();
-    let (_, sum) = crate::store::hash_file(&lists.join("mirror.invalid_debian_dists_bookworm_InRelease")).unwrap();
+    let (_, sum) =
+        crate::store::hash_file(&lists.join("mirror.invalid_debian_dists_bookworm_InRelease")).unwrap();
     let check = |locked: &str| {
         fs::write(tree.path().join("tmp/no43/indexes"), format!("bookworm {locked}\n")).unwrap();
-        let output = Command::new("sh").arg("-c").arg(SCRIPTS[0].1).arg("sh").arg(tree.path()).output().unwrap();
+        let output =
+            Command::new("sh").arg("-c").arg(SCRIPTS[0].1).arg("sh").arg(tree.path()).output().unwrap();
         String::from_utf8(output.stderr).unwrap().lines().try_for_each(said_by_us)
     };
     check(&sum).unwrap();
@@ -187,7 +197,10 @@ fn what_mmdebstrap_says_becomes_phases_and_errors() {
     assert_eq!(phase("no43: phase tidying up"), Some("tidying up"));
     assert_eq!(phase("I: success in 3 seconds"), None);
     assert!(said_by_us("no43: index too few").is_ok());
-    assert_eq!(said_by_us("no43: failed guest.locale: no such").unwrap_err().to_string(), "guest.locale: no such");
+    assert_eq!(
+        said_by_us("no43: failed guest.locale: no such").unwrap_err().to_string(),
+        "guest.locale: no such"
+    );
     assert_eq!(
         said_by_us("E: Unable to locate package frobnicate").unwrap_err().to_string(),
         "guest.packages: there is no package 'frobnicate' in the suites of this recipe"
@@ -199,7 +212,29 @@ fn a_file_that_changed_since_the_plan_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file");
     fs::write(&path, "now").unwrap();
-    let entry = Entry { path: "/x".into(), node: Node::Copy { mode: 0o644, from: path, sha256: "0".repeat(64) } };
+    let entry =
+        Entry { path: "/x".into(), node: Node::Copy { mode: 0o644, from: path, sha256: "0".repeat(64) } };
     let error = archive(&[entry], Vec::new()).unwrap_err().to_string();
     assert!(error.ends_with("has changed since the plan was made"), "{error}");
+}
+
+#[test]
+fn packages_in_use_look_new_and_the_others_keep_their_age() {
+    let dir = tempfile::tempdir().unwrap();
+    let (from, cache) = (dir.path().join("from"), dir.path().join("cache"));
+    fs::create_dir_all(&from).unwrap();
+    fs::create_dir_all(&cache).unwrap();
+    let (used, other) = ("libc6_1%3a2.36-9_amd64.deb", "vim_9.0_amd64.deb");
+    let long_ago = SystemTime::UNIX_EPOCH;
+    for folder in [&from, &cache] {
+        for name in [used, other] {
+            fs::write(folder.join(name), "package").unwrap();
+            File::options().write(true).open(folder.join(name)).unwrap().set_modified(long_ago).unwrap();
+        }
+    }
+    fs::create_dir(from.join("partial")).unwrap();
+    keep_packages(&from, &cache, &[Package { name: "libc6:amd64".into(), version: "1:2.36-9".into() }]);
+    let age = |name: &str| fs::metadata(cache.join(name)).unwrap().modified().unwrap();
+    assert!(age(used) > long_ago && age(other) == long_ago);
+    assert!(!cache.join("partial").exists());
 }

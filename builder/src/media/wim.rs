@@ -182,7 +182,8 @@ fn parse_xml(text: &str) -> Result<Vec<WimImage>, WimError> {
             Event::Start(tag) => {
                 let name = tag.name().as_ref().to_owned();
                 if path == ["WIM"] && name == "IMAGE" {
-                    let index = tag.try_get_attribute("INDEX").map_err(|error| WimError::Xml(error.to_string()))?;
+                    let index =
+                        tag.try_get_attribute("INDEX").map_err(|error| WimError::Xml(error.to_string()))?;
                     let index = index.and_then(|index| index.value.parse().ok());
                     let index = index.ok_or_else(|| WimError::Xml("an IMAGE without INDEX".into()))?;
                     images.push(WimImage { index, ..WimImage::default() });
@@ -193,7 +194,8 @@ fn parse_xml(text: &str) -> Result<Vec<WimImage>, WimError> {
             Event::Text(text) => value.push_str(&text.xml10_content()),
             Event::GeneralRef(entity) => {
                 let raw = format!("&{};", entity.xml10_content());
-                let plain = quick_xml::escape::unescape(&raw).map_err(|error| WimError::Xml(error.to_string()))?;
+                let plain =
+                    quick_xml::escape::unescape(&raw).map_err(|error| WimError::Xml(error.to_string()))?;
                 value.push_str(&plain);
             }
             Event::End(_) => {

@@ -113,14 +113,22 @@ impl Store {
         let dropped = if dry_run { Vec::new() } else { self.sweep()? };
         let (images, _) = self.images()?;
         let mut needed: HashSet<Key> = HashSet::new();
-        let mut open: Vec<Key> = roots.iter().cloned().chain(self.roots()?.into_iter().flat_map(|(_, keys)| keys)).collect();
+        let mut open: Vec<Key> =
+            roots.iter().cloned().chain(self.roots()?.into_iter().flat_map(|(_, keys)| keys)).collect();
         while let Some(key) = open.pop() {
             if needed.insert(key.clone()) {
-                open.extend(images.iter().filter(|image| image.manifest.key == key).filter_map(|i| i.manifest.parent.clone()));
+                open.extend(
+                    images
+                        .iter()
+                        .filter(|image| image.manifest.key == key)
+                        .filter_map(|i| i.manifest.parent.clone()),
+                );
             }
         }
-        let (kept, removed): (Vec<_>, Vec<_>) = images.into_iter().partition(|image| needed.contains(&image.manifest.key));
-        let mut collected = Collected { dropped, bytes: self.old_packages(dry_run)?, kept: kept.len(), removed };
+        let (kept, removed): (Vec<_>, Vec<_>) =
+            images.into_iter().partition(|image| needed.contains(&image.manifest.key));
+        let mut collected =
+            Collected { dropped, bytes: self.old_packages(dry_run)?, kept: kept.len(), removed };
         // The newest first: what lies on top goes before what it lies on, so an interruption leaves no orphan.
         for image in collected.removed.iter().rev() {
             collected.bytes += image.bytes();
@@ -158,7 +166,8 @@ impl Store {
     pub fn verify(&self, key: &Key) -> Result<Verified, StoreError> {
         let image = self.read(key)?.ok_or_else(|| StoreError::NoSuchImage(key.short().to_owned()))?;
         let mut verified = Verified { key: key.clone(), bytes: 0, faults: Vec::new() };
-        let mut fault = |name: &str, what: String| verified.faults.push(Fault { name: name.to_owned(), what });
+        let mut fault =
+            |name: &str, what: String| verified.faults.push(Fault { name: name.to_owned(), what });
         if let Some(parent) = &image.manifest.parent
             && !self.image_dir(parent).exists()
         {

@@ -101,7 +101,8 @@ impl Store {
         }
         // A dead builder of the same layer, not yet swept; and an image that is damaged makes room.
         lock.drop_leavings(&tmp.join(key.as_str())).map_err(StoreError::io("remove", &tmp))?;
-        lock.write(&Owner { pid: std::process::id(), outside: None }).map_err(StoreError::io("write", &path))?;
+        lock.write(&Owner { pid: std::process::id(), outside: None })
+            .map_err(StoreError::io("write", &path))?;
         let dir = tmp.join(key.as_str());
         fs::create_dir(&dir).map_err(StoreError::io("create", &dir))?;
         Ok(Some(Staging { key: key.clone(), dir, lock, store: self.clone(), published: false }))
@@ -120,7 +121,9 @@ impl Store {
         let tmp = self.dir.join("tmp");
         let mut dropped = Vec::new();
         for name in names_in(&tmp)? {
-            let Some(key) = name.strip_suffix(".lock").and_then(|key| key.parse::<Key>().ok()) else { continue };
+            let Some(key) = name.strip_suffix(".lock").and_then(|key| key.parse::<Key>().ok()) else {
+                continue;
+            };
             let (path, dir) = (tmp.join(&name), tmp.join(key.as_str()));
             let Ok(mut lock) = Lock::take(&path).map_err(StoreError::io("lock", &path))? else { continue };
             let owner = lock.owner();

@@ -43,7 +43,8 @@ fn publish(store: &Store, number: u32, parent: Option<&Key>) -> Image {
 }
 
 fn tree(store: &Store) -> Vec<String> {
-    let mut names: Vec<String> = ["images", "tmp"].iter().flat_map(|name| names_in(&store.dir().join(name)).unwrap()).collect();
+    let mut names: Vec<String> =
+        ["images", "tmp"].iter().flat_map(|name| names_in(&store.dir().join(name)).unwrap()).collect();
     names.sort();
     names
 }
@@ -88,7 +89,13 @@ fn damage_is_named_and_made_good_by_building_again() {
     fs::remove_file(&disk).unwrap();
     fs::write(&disk, "contents X").unwrap();
     let verified = store.verify(&key(1)).unwrap();
-    assert_eq!(verified.faults, [Fault { name: "disk.qcow2".into(), what: "its contents have changed since it was published".into() }]);
+    assert_eq!(
+        verified.faults,
+        [Fault {
+            name: "disk.qcow2".into(),
+            what: "its contents have changed since it was published".into()
+        }]
+    );
 
     fs::write(&disk, "cut").unwrap();
     let error = store.get(&key(1)).unwrap_err().to_string();
@@ -171,7 +178,9 @@ fn gc_keeps_what_recipes_that_exist_were_built_from() {
     store.keep_for(&recipe, &[key(1), key(2)], false).unwrap();
     assert!(matches!(store.rm(&key(1)), Err(StoreError::HasChildren { .. })));
 
-    let removed = |collected: &Collected| collected.removed.iter().map(|image| image.manifest.key.clone()).collect::<Vec<_>>();
+    let removed = |collected: &Collected| {
+        collected.removed.iter().map(|image| image.manifest.key.clone()).collect::<Vec<_>>()
+    };
     let would = store.gc(&[key(4)], true).unwrap();
     assert_eq!((removed(&would), would.kept), (vec![key(3)], 3));
     assert_eq!(store.images().unwrap().0.len(), 4);
@@ -197,13 +206,20 @@ fn keys_can_be_abbreviated() {
 
 #[test]
 fn sizes_for_people() {
-    assert_eq!([0, 1, 1 << 20, 1500 << 20, 64 << 30].map(gib), ["0 MiB", "1 MiB", "1 MiB", "1.4 GiB", "64.0 GiB"]);
+    assert_eq!(
+        [0, 1, 1 << 20, 1500 << 20, 64 << 30].map(gib),
+        ["0 MiB", "1 MiB", "1 MiB", "1.4 GiB", "64.0 GiB"]
+    );
 }
 
 #[test]
 fn looking_at_a_store_that_is_not_there_makes_nothing() {
     let (_dir, store) = store();
-    assert!(store.get(&key(1)).unwrap().is_none() && store.images().unwrap().0.is_empty() && store.sweep().unwrap().is_empty());
+    assert!(
+        store.get(&key(1)).unwrap().is_none()
+            && store.images().unwrap().0.is_empty()
+            && store.sweep().unwrap().is_empty()
+    );
     assert!(!store.dir().exists());
     assert!(store.free_bytes() > 0);
 }

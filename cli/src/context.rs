@@ -95,19 +95,11 @@ impl Context {
 
     /// Is colour wanted on standard output?
     pub(crate) fn colour_stdout(&self) -> bool {
-        self.wants_colour(std::io::stdout().is_terminal())
-    }
-
-    /// Is colour wanted on standard error?
-    pub(crate) fn colour_stderr(&self) -> bool {
-        self.wants_colour(std::io::stderr().is_terminal())
-    }
-
-    fn wants_colour(&self, terminal: bool) -> bool {
+        let terminal = || std::io::stdout().is_terminal();
         match self.colour {
             Colour::Always => true,
             Colour::Never => false,
-            Colour::Auto => terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            Colour::Auto => terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
         }
     }
 

@@ -60,6 +60,12 @@ enum Command {
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
+    /// A shell in a lab that is up, as the user that runs the inner no43
+    Shell {
+        /// The lab's name, as `lab ls` says
+        #[arg(default_value = "three-cards")]
+        name: String,
+    },
     /// End a lab; its disk is thrown away
     Down {
         /// The lab's name, as `lab ls` says
@@ -78,6 +84,12 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
         Command::Run { which, private, evidence, env, no43, command } => {
             let inner = Inner { no43, evidence, env, command };
             run_inside(&which, private, &inner, context)
+        }
+        Command::Shell { name } => {
+            let lab = attach(&name, context)?;
+            let ended = no43_lab::shell(&lab);
+            lab.leave_running();
+            ended.map_err(|error| failure(&error))
         }
         Command::Down { name } => {
             attach_to_end(&name, context)?;

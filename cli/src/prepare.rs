@@ -139,7 +139,7 @@ impl Prepared {
                 eprintln!("  note     {warning}");
             }
         }
-        let mut progress = Lines { started: Instant::now() };
+        let mut progress = Lines { recipe: &self.plan.name, started: Instant::now() };
         build::build(&self.plan, &self.store, &options, &mut progress).map_err(|error| {
             let code = match &error {
                 _ if stop.is_set() => exit_codes::INTERRUPTED,
@@ -156,27 +156,28 @@ impl Prepared {
 }
 
 /// Progress of a build as lines on standard error.
-struct Lines {
+struct Lines<'a> {
+    recipe: &'a str,
     started: Instant,
 }
 
-impl Lines {
+impl Lines<'_> {
     fn line(&self, name: &str, text: &str) {
         eprintln!("  {name:<8} {text:<60} {:>8}", seconds(self.started.elapsed()));
     }
 }
 
-impl Progress for Lines {
+impl Progress for Lines<'_> {
     fn note(&mut self, text: &str) {
         eprintln!("  note     {text}");
     }
 
     fn layer_reused(&mut self, layer: &LayerPlan) {
-        self.line(&layer.name, &format!("{} is in the store", layer.key.short()));
+        self.line("image", &format!("{} {}: {} is in the store", self.recipe, layer.name, layer.key.short()));
     }
 
     fn layer_started(&mut self, layer: &LayerPlan, why: &str) {
-        self.line(&layer.name, &format!("building {}: {why}", layer.key.short()));
+        self.line("image", &format!("{} {}: building {}, {why}", self.recipe, layer.name, layer.key.short()));
     }
 
     fn phase(&mut self, text: &str) {
@@ -185,6 +186,13 @@ impl Progress for Lines {
 
     fn layer_done(&mut self, layer: &LayerPlan, image: &Image, took: std::time::Duration) {
         let size = crate::text::bytes(image.bytes());
-        self.line(&layer.name, &format!("{} published, {size}, took {}", layer.key.short(), seconds(took)));
+        let text = format!(
+            "{} {}: {} published, {size}, took {}",
+            self.recipe,
+            layer.name,
+            layer.key.short(),
+            seconds(took)
+        );
+        self.line("image", &text);
     }
 }

@@ -150,7 +150,7 @@ pub enum BuildError {
         /// The step's name.
         step: String,
         /// How.
-        source: step::StepError,
+        source: Box<step::StepError>,
     },
     /// The caller asked to stop.
     #[error("stopped; finished layers stay in the store, the next build goes on from there")]
@@ -310,8 +310,10 @@ fn make(
     let why = why::rebuilt(plan, layer, store);
     let cancelled = || options.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::Relaxed));
     let mut waiting = |pid| {
-        progress
-            .note(&format!("another no43 (process {pid}) is building layer '{}'; waiting for it", layer.name))
+        progress.note(&format!(
+            "another no43 (process {pid}) is building layer '{}'; waiting for it",
+            layer.name
+        ));
     };
     let begun = store.begin(&layer.key, &mut waiting, &cancelled);
     let mut staging = match begun {

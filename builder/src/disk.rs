@@ -51,7 +51,7 @@ pub(crate) struct BootFiles {
 
 impl Layout {
     pub(crate) fn of(boot: Boot, disk_bytes: u64) -> Result<Self, BuildError> {
-        if disk_bytes < SMALLEST || disk_bytes % MIB != 0 {
+        if disk_bytes < SMALLEST || !disk_bytes.is_multiple_of(MIB) {
             return Err(BuildError::Recipe(format!(
                 "machine.disk: {disk_bytes} bytes; a whole number of MiB is needed, at least 512"
             )));

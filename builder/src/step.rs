@@ -107,7 +107,7 @@ pub(crate) fn build(
     let spec = machine(plan, step, below, &disk, &console, context);
     context.progress.phase("starting the machine");
     let options = StartOptions { qemu: context.options.qemu.clone(), ..StartOptions::new(&run_dir) };
-    let failed = |source: StepError| BuildError::Step { step: layer.name.clone(), source };
+    let failed = |source: StepError| BuildError::Step { step: layer.name.clone(), source: Box::new(source) };
     let result = in_machine(&spec, &options, step, &console, context);
     let _ = std::fs::remove_dir_all(&run_dir);
     if context.cancelled()() {
@@ -218,7 +218,7 @@ fn wait_ready(
 fn run(agent: &Agent, argv: &[String], limit: Duration, context: &mut Context<'_>) -> Result<(), StepError> {
     let words: Vec<&str> = argv.iter().map(String::as_str).collect();
     let output = exec(agent, &words, limit, context)?;
-    check(&words, output)
+    check(&words, &output)
 }
 
 /// One archive instead of a call per file: modes and links come along, and the agent's slow file writing happens once.
@@ -240,11 +240,11 @@ fn copy(agent: &Agent, files: &[FileIn], context: &mut Context<'_>) -> Result<()
         "--no-same-owner",
         "--preserve-permissions",
     ];
-    check(&unpack, exec(agent, &unpack, SHORT_LIMIT * 5, context)?)?;
-    check(&["rm", ARCHIVE], exec(agent, &["rm", ARCHIVE], SHORT_LIMIT, context)?)?;
+    check(&unpack, &exec(agent, &unpack, SHORT_LIMIT * 5, context)?)?;
+    check(&["rm", ARCHIVE], &exec(agent, &["rm", ARCHIVE], SHORT_LIMIT, context)?)?;
     for file in files.iter().filter(|file| file.owner != "root:root") {
         let chown = ["chown", "--no-dereference", &file.owner, &file.to];
-        check(&chown, exec(agent, &chown, SHORT_LIMIT, context)?)?;
+        check(&chown, &exec(agent, &chown, SHORT_LIMIT, context)?)?;
     }
     Ok(())
 }
@@ -263,7 +263,7 @@ fn install(
     let output = exec(agent, &argv, limit, context)?;
     let shown: Vec<&str> =
         ["apt-get", "install"].into_iter().chain(packages.iter().map(String::as_str)).collect();
-    check(&shown, output)
+    check(&shown, &output)
 }
 
 fn reboot(
@@ -342,7 +342,7 @@ fn exec(
     Ok(output)
 }
 
-fn check(argv: &[&str], output: ExecOutput) -> Result<(), StepError> {
+fn check(argv: &[&str], output: &ExecOutput) -> Result<(), StepError> {
     if output.success() {
         return Ok(());
     }
@@ -351,7 +351,7 @@ fn check(argv: &[&str], output: ExecOutput) -> Result<(), StepError> {
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "an unknown end".to_owned(),
     };
-    Err(StepError::Program { program: argv.join(" "), code, tail: tail(&output) })
+    Err(StepError::Program { program: argv.join(" "), code, tail: tail(output) })
 }
 
 fn tail(output: &ExecOutput) -> Vec<String> {

@@ -13,6 +13,7 @@ const NEEDED: &[&str] = &[
     "intel_iommu=on", // IOMMU groups
     "iommu=pt",       // the host's own devices are not slowed down
     "panic=-1",       // a panic ends QEMU instead of looking like a hang
+    "no_timer_check", // on a busy machine the emulated timer fails that check, and the kernel panics after a second
     "nohibernate",    // nothing may make it sleep
 ];
 
@@ -67,7 +68,7 @@ mod tests {
         let host = LabHost { key: "k".to_owned(), disk: "d".into(), kernel };
         assert_eq!(
             host.boot().cmdline,
-            "root=/dev/vda iommu=pt console=ttyS0,115200 intel_iommu=on panic=-1 nohibernate"
+            "root=/dev/vda iommu=pt console=ttyS0,115200 intel_iommu=on panic=-1 no_timer_check nohibernate"
         );
     }
 }

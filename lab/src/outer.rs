@@ -30,6 +30,8 @@ const MAPPED: &str = "security_model=mapped-xattr,fmode=0644,dmode=0755";
 /// From QEMU's start to the agent of a booted lab host: 24 s were measured on two cores without KVM; a machine with
 /// everything else to do takes several times as long.
 const BOOT_LIMIT: Duration = Duration::from_secs(300);
+/// How often a QEMU that dies while the lab host boots is started.
+const BOOT_ATTEMPTS: u32 = 3;
 /// For the agent of a restored one: 0.1 s were measured.
 const WAKE_LIMIT: Duration = Duration::from_secs(60);
 /// For one script inside: 3 s were measured for the longest.
@@ -220,9 +222,7 @@ impl Start<'_> {
     fn run(&self, progress: &mut dyn FnMut(&str)) -> Result<(Machine, Started), LabError> {
         let began = Instant::now();
         if !self.options.snapshot {
-            let (overlay, frozen) = (self.place.overlay(), self.host.disk.clone());
-            pairs::make_overlay(&overlay, &frozen)?;
-            let machine = self.boot(overlay, progress)?;
+            let machine = self.boot(&self.place.overlay(), progress)?;
             self.wake(&machine)?;
             return Ok((machine, Started::Booted { took: began.elapsed(), saved: None }));
         }
@@ -286,10 +286,26 @@ impl Start<'_> {
         Ok(Machine::start(spec, &options)?)
     }
 
-    /// Boots on `overlay` until everything is ready that a run needs.
-    fn boot(&self, overlay: PathBuf, progress: &mut dyn FnMut(&str)) -> Result<Machine, LabError> {
+    /// Boots on a fresh `overlay` until everything is ready that a run needs. A QEMU that dies meanwhile is started again:
+    /// under TCG with several CPUs it sometimes fails an assertion of its own (`iotlb_to_section`) when the kernel moves PCI
+    /// windows, which it does hundreds of times while it boots.
+    fn boot(&self, overlay: &Path, progress: &mut dyn FnMut(&str)) -> Result<Machine, LabError> {
+        for attempt in 1.. {
+            match self.boot_once(overlay, progress) {
+                Err(error @ LabError::Died { .. }) if attempt < BOOT_ATTEMPTS => {
+                    progress(&format!("booting again: {error}"));
+                }
+                other => return other,
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    fn boot_once(&self, overlay: &Path, progress: &mut dyn FnMut(&str)) -> Result<Machine, LabError> {
         progress("booting the lab host");
-        let machine = self.start(&self.spec(overlay, false))?;
+        let _ = std::fs::remove_file(overlay);
+        pairs::make_overlay(overlay, &self.host.disk)?;
+        let machine = self.start(&self.spec(overlay.to_owned(), false))?;
         let mut told = 0;
         let ready = machine.agent().wait_ready(BOOT_LIMIT, |waited| {
             if waited.as_secs() >= told + 10 {
@@ -317,8 +333,7 @@ impl Start<'_> {
         if let Some(pair) = snapshots.find(key) {
             return Ok(pair);
         }
-        pairs::make_overlay(&staging.disk(), &self.host.disk)?;
-        let machine = self.boot(staging.disk(), progress)?;
+        let machine = self.boot(&staging.disk(), progress)?;
         progress("saving the lab host for the next time");
         let saved = snapshot::save(&machine, &staging.state(), snapshot::LIMIT);
         if let Err(error) = saved {

@@ -78,8 +78,19 @@ pub fn run(
         stop.store(true, Ordering::Relaxed);
         code
     });
+    if code.as_ref().is_err_and(LabError::is_fault) {
+        keep_console(lab, options);
+    }
     let folders = folder.bring_out(options)?;
     Ok(Ended { code: code?, folders, took: began.elapsed() })
+}
+
+/// A lab fault is looked into with what the lab host's kernel and QEMU said; there may be neither.
+fn keep_console(lab: &Lab, options: &RunOptions<'_>) {
+    if fs::create_dir_all(&options.evidence).is_ok() {
+        let _ = fs::copy(lab.place.console(), options.evidence.join("lab-console.log"));
+        let _ = fs::copy(lab.machine().dirs().stderr(), options.evidence.join("lab-qemu.log"));
+    }
 }
 
 /// One run's folder on the share: `bin`, `work`, `runs`, `pictures`, `out`.

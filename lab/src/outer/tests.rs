@@ -39,7 +39,7 @@ fn the_three_card_lab_as_qemu_gets_it() {
     -device intel-iommu,intremap=on,caching-mode=on
     -kernel K
     -initrd I
-    -append root=/dev/vda rw quiet console=ttyS0 intel_iommu=on iommu=pt panic=-1 nohibernate
+    -append root=/dev/vda rw quiet console=ttyS0 intel_iommu=on iommu=pt panic=-1 no_timer_check nohibernate
     -chardev socket,id=qmp,fd=0,server=on,wait=off
     -mon chardev=qmp,mode=control
     -chardev file,id=serial0,path=C

@@ -1,9 +1,10 @@
 //! `no43 verify`: the proof.
 
-use std::io::stdout;
-use std::path::PathBuf;
+use std::io::{Write, stdout};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use no43_harness::evidence::{Record, Sink};
+use no43_harness::evidence::{Event, Record, Sink};
 use no43_harness::exit_codes;
 use no43_harness::report::terminal::{Live, Style};
 use no43_harness::verify::{self, Control, VerifyOptions};
@@ -11,6 +12,7 @@ use no43_harness::verify::{self, Control, VerifyOptions};
 use crate::context::{Context, Done, Failure, print_text};
 use crate::prepare::{RecipeArgs, prepare};
 use crate::signals::stop_token;
+use crate::text::seconds;
 
 /// Leases the cards, starts a throw-away machine, asks it, looks at the picture, gives the cards back, writes a report.
 ///
@@ -87,10 +89,48 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
         }
         verdict
     } else {
-        let style = Style { colour: context.colour_stdout(), phases: true };
-        verify::verify(&plan, &image, &options, &stop, &mut Live::new(stdout(), style))
+        let style = Style { colour: context.colour_stdout(), phases: false };
+        let mut both = Both { results: Live::new(stdout(), style), phase: None };
+        verify::verify(&plan, &image, &options, &stop, &mut both)
     };
     Ok(exit_codes::of(&verdict))
+}
+
+/// Results on standard output, phases on standard error.
+struct Both<W: Write> {
+    results: Live<W>,
+    /// The phase that runs, and the longest it may take.
+    phase: Option<(String, String)>,
+}
+
+impl<W: Write> Sink for Both<W> {
+    fn event(&mut self, record: &Record) {
+        match &record.event {
+            Event::PhaseStarted { phase, limit_ms, .. } => {
+                let limit = limit_ms.map_or(String::new(), |ms| {
+                    format!(" of at most {}", seconds(Duration::from_millis(ms)))
+                });
+                if !limit.is_empty() {
+                    eprintln!("  ...      {phase}{}", limit.replacen(" of", ":", 1));
+                }
+                self.phase = Some((phase.clone(), limit));
+            }
+            Event::PhaseEnded { phase, took_ms, .. } => {
+                let limit = self
+                    .phase
+                    .take()
+                    .filter(|(name, _)| name == phase)
+                    .map_or(String::new(), |(_, limit)| limit);
+                eprintln!("  {phase:<8} {}{limit}", seconds(Duration::from_millis(*took_ms)));
+            }
+            _ => {}
+        }
+        self.results.event(record);
+    }
+
+    fn folder(&mut self, path: &Path) {
+        self.results.folder(path);
+    }
 }
 
 /// Hears only where the run's folder is.
@@ -99,7 +139,7 @@ struct Folder(Option<PathBuf>);
 impl Sink for Folder {
     fn event(&mut self, _record: &Record) {}
 
-    fn folder(&mut self, path: &std::path::Path) {
+    fn folder(&mut self, path: &Path) {
         self.0 = Some(path.to_owned());
     }
 }

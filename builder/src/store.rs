@@ -12,6 +12,7 @@
 //! Staging folders whose lock nobody holds are dropped by the next command that changes the store, which says so.
 
 mod gc;
+mod in_use;
 mod staging;
 
 use std::fs;
@@ -22,6 +23,7 @@ use crate::image::{self, Image, Manifest};
 use crate::key::Key;
 
 pub use gc::{Collected, Fault, Verified};
+pub use in_use::InUse;
 pub(crate) use staging::hash_file;
 pub use staging::{Dropped, Staging};
 
@@ -77,6 +79,14 @@ pub enum StoreError {
         key: Key,
         /// What is wrong with it.
         what: String,
+    },
+    /// Somebody reads the images, or removes some, at this moment.
+    #[error("the store {path} is in use: {who}; try again when that is over", path = path.display())]
+    InUse {
+        /// The store.
+        path: PathBuf,
+        /// What it is used for.
+        who: &'static str,
     },
     /// A person named an image that is not there.
     #[error("no image {0} in the store; `no43 image ls` shows them")]

@@ -7,6 +7,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use no43_builder::store::StoreError;
 use no43_machine::{AdoptError, AgentError, QmpError, StartError};
 
 use crate::profile::ProfileError;
@@ -95,6 +96,9 @@ pub enum LabError {
         /// What is wrong with it and what to do.
         why: String,
     },
+    /// The store's images could not be kept for the run.
+    #[error(transparent)]
+    Images(#[from] StoreError),
     /// The store's modes keep the inner user out.
     #[error("{0} cannot be read by the lab host's ordinary user; allow it with: chmod o+rx {0}", path.display())]
     Store {

@@ -93,6 +93,7 @@ pub enum Started {
 pub struct Lab {
     pub(crate) machine: Machine,
     pub(crate) place: Place,
+    pub(crate) store: PathBuf,
     started: Started,
 }
 
@@ -121,7 +122,7 @@ impl Lab {
         check_readable(&options.store)?;
         let start = Start { profile, host, options, place: &place, private };
         match start.run(progress) {
-            Ok((machine, started)) => Ok(Lab { machine, place, started }),
+            Ok((machine, started)) => Ok(Lab { machine, place, store: options.store.clone(), started }),
             Err(error) => {
                 place.remove();
                 Err(error)
@@ -142,7 +143,7 @@ impl Lab {
             }
             Err(error) => return Err(error.into()),
         };
-        let lab = Lab { machine, place, started: Started::WasUp };
+        let lab = Lab { machine, place, store: options.store.clone(), started: Started::WasUp };
         lab.script("looking for new images", inside::STORE_AGAIN, &[])?;
         Ok(lab)
     }

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use no43_builder::store::Store;
+
 use crate::carry;
 use crate::error::{LabError, Trouble};
 use crate::inside;
@@ -66,6 +68,8 @@ pub fn run(
     stderr: &mut dyn Write,
 ) -> Result<Ended, LabError> {
     let began = Instant::now();
+    // Locks do not cross 9p: the images that are read inside are kept from out here.
+    let _images = Store::open(Some(&lab.store)).and_then(|store| store.hold())?;
     let folder = Folder::make(lab, options)?;
     let args = carry::recipes(args, &folder.outside.join("work"))?;
     let stop = AtomicBool::new(false);

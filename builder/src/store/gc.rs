@@ -110,6 +110,7 @@ impl Store {
     /// # Errors
     /// When something cannot be read or removed.
     pub fn gc(&self, roots: &[Key], dry_run: bool) -> Result<Collected, StoreError> {
+        let _removing = if dry_run { None } else { self.removing()? };
         let dropped = if dry_run { Vec::new() } else { self.sweep()? };
         let (images, _) = self.images()?;
         let mut needed: HashSet<Key> = HashSet::new();
@@ -144,6 +145,7 @@ impl Store {
     /// # Errors
     /// When it is not there, something lies on top of it, or it cannot be removed.
     pub fn rm(&self, key: &Key) -> Result<u64, StoreError> {
+        let _removing = self.removing()?;
         let dir = self.image_dir(key);
         if !dir.exists() {
             return Err(StoreError::NoSuchImage(key.short().to_owned()));

@@ -60,7 +60,7 @@ audio() { echo "${1%.*}.1"; }
 pub struct LabHost<'s> {
     scene: &'s Scene,
     profile: &'static str,
-    agent: Agent,
+    agent_socket: PathBuf,
     share: PathBuf,
     is_up: bool,
 }
@@ -80,7 +80,7 @@ impl<'s> LabHost<'s> {
         let host = Self {
             scene,
             profile,
-            agent: Agent::on_socket(dir.join("ga.sock")),
+            agent_socket: dir.join("ga.sock"),
             share: Path::new(work).join("share"),
             is_up: true,
         };
@@ -107,10 +107,11 @@ impl<'s> LabHost<'s> {
         let start = Instant::now();
         let argv = ["/bin/bash", "-c", whole.as_str()];
         let limits = ExecLimits::within(Duration::from_secs(seconds));
-        let out = self
-            .agent
-            .exec_saved(&argv, &limits, OUTPUT_LIMIT)
-            .context("failed to run a script in the lab")?;
+        // A connection for each script: QEMU serves one at a time, and `no43 lab down` wants it too.
+        let agent = Agent::on_socket(&self.agent_socket);
+        let out =
+            agent.exec_saved(&argv, &limits, OUTPUT_LIMIT).context("failed to run a script in the lab")?;
+        drop(agent);
         let seen = Seen {
             command: format!("script in the lab {}", self.profile),
             code: out.code.and_then(|c| i32::try_from(c).ok()),

@@ -85,7 +85,7 @@ pub(crate) fn qemu_killed(scene: &Scene) -> Result<()> {
 
 pub(crate) fn silent_agent(scene: &Scene) -> Result<()> {
     let body = r#"
-        verify --set "checks.ready=4 s"; within 120 ended
+        verify --set "checks.ready=4 s" --set display.console=always; within 120 ended
         [ "$(cat verify.code)" != 0 ] || fail "an agent within 4 s, in a lab?"
         says verify.log "agent"
         says verify.log "4 s"

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use no43_builder::store::Store;
+use serde_json::json;
 
 use crate::carry;
 use crate::error::{LabError, Trouble};
@@ -83,17 +84,23 @@ pub fn run(
         code
     });
     if code.as_ref().is_err_and(LabError::is_fault) {
-        keep_console(lab, options);
+        keep_traces(lab, options);
     }
     let folders = folder.bring_out(options)?;
     Ok(Ended { code: code?, folders, took: began.elapsed() })
 }
 
-/// A lab fault is looked into with what the lab host's kernel and QEMU said; there may be neither.
-fn keep_console(lab: &Lab, options: &RunOptions<'_>) {
-    if fs::create_dir_all(&options.evidence).is_ok() {
-        let _ = fs::copy(lab.place.console(), options.evidence.join("lab-console.log"));
-        let _ = fs::copy(lab.machine().dirs().stderr(), options.evidence.join("lab-qemu.log"));
+/// A lab fault is looked into with what the lab host's kernel and QEMU said, and with where its CPUs stand; each of them
+/// may be missing.
+fn keep_traces(lab: &Lab, options: &RunOptions<'_>) {
+    if fs::create_dir_all(&options.evidence).is_err() {
+        return;
+    }
+    let _ = fs::copy(lab.place.console(), options.evidence.join("lab-console.log"));
+    let _ = fs::copy(lab.machine().dirs().stderr(), options.evidence.join("lab-qemu.log"));
+    let ask = json!({ "command-line": "info registers -a" });
+    if let Ok(registers) = lab.machine().qmp().raw("human-monitor-command", ask) {
+        let _ = fs::write(options.evidence.join("lab-cpus.txt"), registers.as_str().unwrap_or_default());
     }
 }
 

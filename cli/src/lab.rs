@@ -92,7 +92,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
             ended.map_err(|error| failure(&error))
         }
         Command::Down { name } => {
-            attach_to_end(&name, context)?;
+            Lab::end(&name, &plain_options(context)?).map_err(|error| failure(&error))?;
             context.print(&serde_json::json!({"down": name}), |_| format!("lab '{name}' is down\n"))?;
             Ok(exit_codes::OK)
         }
@@ -246,11 +246,6 @@ fn kvm_nests() -> bool {
 
 fn attach(name: &str, context: &Context) -> Result<Lab, Failure> {
     Lab::attach(name, &plain_options(context)?).map_err(|error| failure(&error))
-}
-
-fn attach_to_end(name: &str, context: &Context) -> Result<(), Failure> {
-    attach(name, context)?.down();
-    Ok(())
 }
 
 fn ls(context: &Context) -> Done {

@@ -47,6 +47,7 @@ impl Args {
 pub(crate) fn run(args: Args, context: &Context) -> Done {
     let broken = |error: &dyn std::fmt::Display| Failure::new(exit_codes::HOST_SETUP, error);
     let stop = stop_token().map_err(|error| broken(&error))?;
+    let mut options = VerifyOptions::here().map_err(|error| broken(&format!("{error:#}")))?;
     let mut ready = Vec::new();
     for recipe in args.recipes() {
         let prepared = prepare(&recipe, context)?;
@@ -63,11 +64,14 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
                     format!("{what}\n  fix   no43 build {}", recipe.recipe.display()),
                 ));
             }
-            None => prepared.build(&stop)?.image,
+            None => {
+                verify::cards_exist(&prepared.plan, &options)
+                    .map_err(|verdict| Failure::new(exit_codes::of(&verdict), verdict.reason()))?;
+                prepared.build(&stop)?.image
+            }
         };
         ready.push((prepared.plan, image));
     }
-    let mut options = VerifyOptions::here().map_err(|error| broken(&format!("{error:#}")))?;
     if let Some(runs) = args.runs {
         options.runs = runs;
     }

@@ -250,6 +250,17 @@ pub fn lease(
     })
 }
 
+/// Whether this host has a card for every request at all, in use or not: worth asking before hours of other work.
+///
+/// # Errors
+/// [`LeaseError::NoSuchCard`] for the first request that none fits.
+pub fn exists(cards: &[Card], requests: &[CardRequest]) -> Result<(), LeaseError> {
+    let missing = requests.iter().find(|request| !cards.iter().any(|card| request.matches(card)));
+    missing.map_or(Ok(()), |request| {
+        Err(LeaseError::NoSuchCard { wanted: request.described(), cards: cards.to_vec() })
+    })
+}
+
 fn leased(card: &Card) -> LeasedCard {
     LeasedCard {
         name: card.name.clone(),

@@ -135,6 +135,20 @@ impl Lab {
     /// # Errors
     /// [`LabError::NotUp`], [`LabError::InUse`], or a lab fault if its QEMU is gone.
     pub fn attach(name: &str, options: &LabOptions) -> Result<Lab, LabError> {
+        let lab = Lab::adopt(name, options)?;
+        lab.script("looking for new images", inside::STORE_AGAIN, &[])?;
+        Ok(lab)
+    }
+
+    /// Ends the lab with this name. Its lab host is not asked: one that hangs can be ended, too.
+    ///
+    /// # Errors
+    /// [`LabError::NotUp`], or [`LabError::InUse`] while another no43 uses it.
+    pub fn end(name: &str, options: &LabOptions) -> Result<(), LabError> {
+        Lab::adopt(name, options).map(Lab::down)
+    }
+
+    fn adopt(name: &str, options: &LabOptions) -> Result<Lab, LabError> {
         let place = Places::under(&options.state).open(name)?;
         let machine = match Machine::adopt(place.dirs.dir()) {
             Ok(machine) => machine,
@@ -143,9 +157,7 @@ impl Lab {
             }
             Err(error) => return Err(error.into()),
         };
-        let lab = Lab { machine, place, store: options.store.clone(), started: Started::WasUp };
-        lab.script("looking for new images", inside::STORE_AGAIN, &[])?;
-        Ok(lab)
+        Ok(Lab { machine, place, store: options.store.clone(), started: Started::WasUp })
     }
 
     /// All labs of this state directory.

@@ -8,7 +8,7 @@ use crate::evidence::{CardFacts, Event, Fact, Recorder};
 use crate::verdict::FailureKind;
 use crate::words;
 use no43_builder::plan::{CardWish, Plan};
-use no43_host::lease::LeaseError;
+use no43_host::lease::{LeaseError, exists};
 use no43_host::{BindError, CardRequest, Inventory, Lease, PciAddress, lease, memlock, recovery};
 use no43_machine::{Machine, MachineSpec};
 
@@ -33,6 +33,15 @@ pub(super) fn take(
     let held = lease_all(plan, options, recorder);
     recorder.end(phase, held.as_ref().err().map(|f| f.cause.as_str()));
     held
+}
+
+/// Whether this host has every card of the plan, in use or not.
+pub(super) fn exist(plan: &Plan, options: &VerifyOptions) -> Result<(), Failure> {
+    let requests = plan.cards.iter().map(request).collect::<Result<Vec<_>, _>>()?;
+    let inventory = Inventory::read(&options.roots)
+        .map_err(|e| Failure::new("lease", FailureKind::Host, e.to_string()))?;
+    exists(&inventory.cards_now(&options.state, &options.roots), &requests)
+        .map_err(|e| refused(&e))
 }
 
 /// Says what it puts right; does nothing where nothing is pending.

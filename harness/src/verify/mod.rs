@@ -82,6 +82,14 @@ impl VerifyOptions {
     }
 }
 
+/// Asks, before an image is built for it, whether this host has the cards of the plan at all; they may be in use.
+///
+/// # Errors
+/// The verdict that [`verify`] would come to.
+pub fn cards_exist(plan: &Plan, options: &VerifyOptions) -> Result<(), Verdict> {
+    cards::exist(plan, options).map_err(|failure| Verdict::failed(failure.kind, failure.cause))
+}
+
 /// Proves that the plan's cards work in a machine made from the image, and writes the run's folder with its reports.
 /// `sink` hears every event; the folder is named to it first. A second run that must fail can follow as control.
 pub fn verify(

@@ -130,7 +130,8 @@ pub(crate) fn move_all(from: &Path, to: &Path) -> Result<Vec<PathBuf>, LabError>
     Ok(moved)
 }
 
-fn free_name(wanted: &Path) -> PathBuf {
+/// The name itself, or the first numbered one that is free.
+pub(crate) fn free_name(wanted: &Path) -> PathBuf {
     let numbered = (2..).map(|number| PathBuf::from(format!("{}-{number}", wanted.display())));
     std::iter::once(wanted.to_owned())
         .chain(numbered)

@@ -5,6 +5,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use no43_machine::agent::ExecLimits;
@@ -52,6 +54,8 @@ pub struct LabOptions {
     pub accel: Accel,
     /// Restore a saved lab host, and save one after a boot.
     pub snapshot: bool,
+    /// Set by whoever wants a lab that is still coming up to be given up.
+    pub cancel: Option<Arc<AtomicBool>>,
 }
 
 impl LabOptions {
@@ -63,6 +67,7 @@ impl LabOptions {
             qemu: "qemu-system-x86_64".into(),
             accel: Accel::Tcg,
             snapshot: true,
+            cancel: None,
         }
     }
 }
@@ -321,6 +326,9 @@ impl Start<'_> {
         let machine = self.start(&self.spec(overlay.to_owned(), false))?;
         let mut told = 0;
         let ready = machine.agent().wait_ready(BOOT_LIMIT, |waited| {
+            if self.is_cancelled() {
+                machine.kill();
+            }
             if waited.as_secs() >= told + 10 {
                 told = waited.as_secs();
                 progress(&format!("booting the lab host: {told} s"));
@@ -330,8 +338,13 @@ impl Start<'_> {
             ready.map_err(Trouble::from).and_then(|_| script_on(&machine, inside::MAKE_READY, &[]));
         match prepared {
             Ok(_) => Ok(machine),
+            Err(_) if self.is_cancelled() => Err(LabError::Interrupted),
             Err(trouble) => Err(self.give_up(&machine, "booting the lab host", &trouble)),
         }
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.options.cancel.as_ref().is_some_and(|cancel| cancel.load(Ordering::SeqCst))
     }
 
     /// Boots once and saves; what is saved has no shares and belongs to no run.

@@ -28,6 +28,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 const SIGN_OF_LIFE: Duration = Duration::from_secs(120);
 
 /// What a run gets.
+#[derive(Clone)]
 pub struct RunOptions<'a> {
     /// A static `no43`: it runs in any lab host.
     pub no43: PathBuf,
@@ -83,25 +84,11 @@ pub fn run(
         stop.store(true, Ordering::Relaxed);
         code
     });
-    if code.as_ref().is_err_and(LabError::is_fault) {
-        keep_traces(lab, options);
-    }
-    let folders = folder.bring_out(options)?;
+    let folders = match &code {
+        Err(error) if error.is_fault() => folder.bring_out_fault(lab, options)?,
+        _ => folder.bring_out(options)?,
+    };
     Ok(Ended { code: code?, folders, took: began.elapsed() })
-}
-
-/// A lab fault is looked into with what the lab host's kernel and QEMU said, and with where its CPUs stand; each of them
-/// may be missing.
-fn keep_traces(lab: &Lab, options: &RunOptions<'_>) {
-    if fs::create_dir_all(&options.evidence).is_err() {
-        return;
-    }
-    let _ = fs::copy(lab.place.console(), options.evidence.join("lab-console.log"));
-    let _ = fs::copy(lab.machine().dirs().stderr(), options.evidence.join("lab-qemu.log"));
-    let ask = json!({ "command-line": "info registers -a" });
-    if let Ok(registers) = lab.machine().qmp().raw("human-monitor-command", ask) {
-        let _ = fs::write(options.evidence.join("lab-cpus.txt"), registers.as_str().unwrap_or_default());
-    }
 }
 
 /// One run's folder on the share: `bin`, `work`, `runs`, `pictures`, `out`.
@@ -262,6 +249,21 @@ impl Folder {
             _ => carry::move_all(&runs, &options.evidence)?,
         };
         let _ = fs::remove_dir_all(&self.outside);
+        Ok(folders)
+    }
+
+    /// A run that a lab fault ended is no evidence about any guest: it goes into a folder of its own, with what the lab
+    /// host's kernel and QEMU said and where its CPUs stand, as far as there is any of it.
+    fn bring_out_fault(&self, lab: &Lab, options: &RunOptions<'_>) -> Result<Vec<PathBuf>, LabError> {
+        let dir = carry::free_name(&options.evidence.join("lab-fault"));
+        let folders = self.bring_out(&RunOptions { evidence: dir.clone(), flat: true, ..options.clone() })?;
+        fs::create_dir_all(&dir).map_err(LabError::file("make", &dir))?;
+        let _ = fs::copy(lab.place.console(), dir.join("lab-console.log"));
+        let _ = fs::copy(lab.machine().dirs().stderr(), dir.join("lab-qemu.log"));
+        let ask = json!({ "command-line": "info registers -a" });
+        if let Ok(registers) = lab.machine().qmp().raw("human-monitor-command", ask) {
+            let _ = fs::write(dir.join("lab-cpus.txt"), registers.as_str().unwrap_or_default());
+        }
         Ok(folders)
     }
 }

@@ -6,13 +6,14 @@ use std::path::{Path, PathBuf};
 
 use clap::{Parser as _, Subcommand};
 use no43_harness::exit_codes;
+use no43_harness::stop::Stop;
 use no43_host::{StateDir, kvm};
 use no43_lab::{Lab, LabError, LabHost, LabOptions, Profile, RunOptions, Started};
 use no43_machine::accel;
 
 use crate::context::{Context, Done, Failure, OrExit as _};
 use crate::prepare::{RecipeArgs, guest_program, prepare};
-use crate::signals::{interrupt_counter, stop_token};
+use crate::signals::Interrupts;
 use crate::text::{Table, bytes, seconds};
 
 /// A lab is a QEMU with an emulated IOMMU and cards, in which a real Debian lends those cards to guests of its own.
@@ -50,6 +51,9 @@ enum Command {
         /// Where the folders of runs go; a single run's files go right into it [default: $NO43_RUNS, else ./runs]
         #[arg(long, value_name = "DIR")]
         evidence: Option<PathBuf>,
+        /// How often the command is begun again in a fresh lab when the lab itself broke
+        #[arg(long, value_name = "N", default_value_t = 1)]
+        fault_retries: u32,
         /// NAME=VALUE for the inner command; may be given again
         #[arg(long, value_name = "NAME=VALUE")]
         env: Vec<String>,
@@ -81,8 +85,8 @@ enum Command {
 pub(crate) fn run(args: Args, context: &Context) -> Done {
     match args.command {
         Command::Up(which) => up(&which, context),
-        Command::Run { which, private, evidence, env, no43, command } => {
-            let inner = Inner { no43, evidence, env, command };
+        Command::Run { which, private, evidence, fault_retries, env, no43, command } => {
+            let inner = Inner { no43, evidence, fault_retries, env, command };
             run_inside(&which, private, &inner, context)
         }
         Command::Shell { name } => {
@@ -103,8 +107,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
 
 fn up(which: &Which, context: &Context) -> Done {
     let profile = Profile::load(&which.profile).or_exit(exit_codes::RECIPE)?;
-    let host = lab_host(which, context)?;
-    let lab = Lab::up(&profile.name, &profile, &host, &options(which, context)?, false, &mut progress)
+    let interrupts = interrupts()?;
+    let host = lab_host(which, interrupts.stop(), context)?;
+    let options = options(which, interrupts.stop(), context)?;
+    let lab = Lab::up(&profile.name, &profile, &host, &options, false, &mut progress)
         .map_err(|error| failure(&error))?;
     let name = lab.name().to_owned();
     tell_start(&lab);
@@ -119,27 +125,17 @@ fn up(which: &Which, context: &Context) -> Done {
 struct Inner {
     no43: Option<PathBuf>,
     evidence: Option<PathBuf>,
+    fault_retries: u32,
     env: Vec<String>,
     command: Vec<String>,
 }
 
 fn run_inside(which: &Which, private: bool, inner: &Inner, context: &Context) -> Done {
     let profile = Profile::load(&which.profile).or_exit(exit_codes::RECIPE)?;
-    let command = build_for(&inner.command, context)?;
-    let options = options(which, context)?;
-    let is_up =
-        Lab::all(&options.state).iter().any(|lab| lab.record.name == profile.name && lab.pid.is_some());
-    let lab = if is_up && !private {
-        Lab::attach(&profile.name, &options)
-    } else {
-        let host = lab_host(which, context)?;
-        Lab::up(&no43_lab::private_name(&profile), &profile, &host, &options, true, &mut progress)
-    };
-    let lab = lab.map_err(|error| failure(&error))?;
-    tell_start(&lab);
-    let interrupts = interrupt_counter().map_err(|error| {
-        Failure::new(exit_codes::FAILED_HARNESS, format!("failed to catch signals: {error}"))
-    })?;
+    let interrupts = interrupts()?;
+    let command = build_for(&inner.command, interrupts.stop(), context)?;
+    let options = options(which, interrupts.stop(), context)?;
+    let host = lab_host(which, interrupts.stop(), context)?;
     let guest = guest_program();
     let run = RunOptions {
         no43: inner.no43.clone().map_or_else(own_program, Ok)?,
@@ -148,20 +144,54 @@ fn run_inside(which: &Which, private: bool, inner: &Inner, context: &Context) ->
         flat: inner.evidence.is_some(),
         env: inner.env.clone(),
         limit: None,
-        interrupts: &interrupts,
+        interrupts: &|| interrupts.count(),
     };
-    let ended = no43_lab::run(&lab, &command, &run, &mut stdout(), &mut stderr());
-    if matches!(lab.started(), Started::WasUp) {
+    for left in (0..=inner.fault_retries).rev() {
+        match run_once(&profile, &host, &options, private, &command, &run) {
+            // The emulation breaks now and then, and that says nothing about the guest.
+            Err(error) if error.is_fault() && left > 0 => {
+                progress(&format!("{error}\n  lab      once more, in a fresh lab"));
+            }
+            ended => return ended.map_err(|error| failure(&error)),
+        }
+    }
+    unreachable!("the last attempt returns")
+}
+
+fn run_once(
+    profile: &Profile,
+    host: &LabHost,
+    options: &LabOptions,
+    private: bool,
+    command: &[String],
+    run: &RunOptions<'_>,
+) -> Result<u8, LabError> {
+    let is_up =
+        Lab::all(&options.state).iter().any(|lab| lab.record.name == profile.name && lab.pid.is_some());
+    let lab = if is_up && !private {
+        Lab::attach(&profile.name, options)?
+    } else {
+        Lab::up(&no43_lab::private_name(profile), profile, host, options, true, &mut progress)?
+    };
+    tell_start(&lab);
+    let ended = no43_lab::run(&lab, command, run, &mut stdout(), &mut stderr());
+    if matches!(lab.started(), Started::WasUp) && !ended.as_ref().is_err_and(LabError::is_fault) {
         lab.leave_running();
     } else {
         lab.down();
     }
-    ended.map(|ended| ended.code).map_err(|error| failure(&error))
+    ended.map(|ended| ended.code)
+}
+
+fn interrupts() -> Result<Interrupts, Failure> {
+    Interrupts::catch().map_err(|error| {
+        Failure::new(exit_codes::FAILED_HARNESS, format!("failed to catch signals: {error}"))
+    })
 }
 
 /// The store is read-only inside: images that the command will want are built here first. A command that is wrong is
 /// refused here, before a lab is brought up for it.
-fn build_for(command: &[String], context: &Context) -> Result<Vec<String>, Failure> {
+fn build_for(command: &[String], stop: &Stop, context: &Context) -> Result<Vec<String>, Failure> {
     let words = std::iter::once(OsString::from("no43")).chain(command.iter().map(OsString::from));
     let parsed = match crate::Cli::try_parse_from(words) {
         Ok(parsed) => parsed,
@@ -170,11 +200,8 @@ fn build_for(command: &[String], context: &Context) -> Result<Vec<String>, Failu
     };
     let mut command = command.to_vec();
     if let crate::Command::Verify(args) = parsed.command {
-        let stop = stop_token().map_err(|error| {
-            Failure::new(exit_codes::FAILED_HARNESS, format!("failed to catch signals: {error}"))
-        })?;
         for recipe in args.recipes() {
-            prepare(&recipe, context)?.build(&stop)?;
+            prepare(&recipe, context)?.build(stop)?;
         }
         // Nothing can be locked or built inside: it has neither network nor a store that it may write.
         for word in ["--no-build", "--locked"] {
@@ -186,13 +213,10 @@ fn build_for(command: &[String], context: &Context) -> Result<Vec<String>, Failu
     Ok(command)
 }
 
-fn lab_host(which: &Which, context: &Context) -> Result<LabHost, Failure> {
+fn lab_host(which: &Which, stop: &Stop, context: &Context) -> Result<LabHost, Failure> {
     let recipe = which.host.clone().map_or_else(find_host_recipe, Ok)?;
-    let stop = stop_token().map_err(|error| {
-        Failure::new(exit_codes::FAILED_HARNESS, format!("failed to catch signals: {error}"))
-    })?;
     let args = RecipeArgs { recipe, sets: Vec::new(), locked: false };
-    let built = prepare(&args, context)?.build(&stop)?;
+    let built = prepare(&args, context)?.build(stop)?;
     LabHost::of(&built.image).map_err(|error| failure(&error))
 }
 
@@ -221,9 +245,10 @@ fn own_program() -> Result<PathBuf, Failure> {
     })
 }
 
-fn options(which: &Which, context: &Context) -> Result<LabOptions, Failure> {
+fn options(which: &Which, stop: &Stop, context: &Context) -> Result<LabOptions, Failure> {
     let mut options = plain_options(context)?;
     options.snapshot = !which.no_snapshot;
+    options.cancel = Some(stop.flag());
     let (accel, _) = accel::choose(&kvm::probe());
     // KVM that cannot nest would give a lab host without /dev/kvm; TCG emulates SVM with nested paging.
     if kvm_nests() {

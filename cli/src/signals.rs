@@ -27,15 +27,35 @@ pub(crate) fn stop_token() -> std::io::Result<Stop> {
     Ok(Stop::from_flag(asked))
 }
 
-/// How often an ending signal has come, for a run that passes the first one on and decides itself about the second.
-pub(crate) fn interrupt_counter() -> std::io::Result<impl Fn() -> u32 + Sync> {
-    let count = Arc::new(AtomicU32::new(0));
-    let mut signals = Signals::new(ENDING)?;
-    let counted = Arc::clone(&count);
-    std::thread::spawn(move || {
-        for _ in signals.forever() {
-            counted.fetch_add(1, Ordering::SeqCst);
-        }
-    });
-    Ok(move || count.load(Ordering::SeqCst))
+/// Ending signals, counted: for a command that passes the first one on and decides itself about the second.
+#[derive(Debug)]
+pub(crate) struct Interrupts {
+    count: Arc<AtomicU32>,
+    stop: Stop,
+}
+
+impl Interrupts {
+    /// From now on no ending signal ends this process by itself.
+    pub(crate) fn catch() -> std::io::Result<Self> {
+        let (count, stop) = (Arc::new(AtomicU32::new(0)), Stop::new());
+        let mut signals = Signals::new(ENDING)?;
+        let (counted, asked) = (Arc::clone(&count), stop.clone());
+        std::thread::spawn(move || {
+            for _ in signals.forever() {
+                asked.set();
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        Ok(Self { count, stop })
+    }
+
+    /// How often one has come.
+    pub(crate) fn count(&self) -> u32 {
+        self.count.load(Ordering::SeqCst)
+    }
+
+    /// Set by the first one.
+    pub(crate) fn stop(&self) -> &Stop {
+        &self.stop
+    }
 }

@@ -14,7 +14,7 @@ pub(crate) struct Args {
     recipe: RecipeArgs,
 }
 
-pub(crate) fn run(args: Args, context: &Context) -> Done {
+pub(crate) fn run(args: &Args, context: &Context) -> Done {
     let stop = stop_token().map_err(|error| {
         Failure::new(exit_codes::FAILED_HARNESS, format!("failed to catch signals: {error}"))
     })?;

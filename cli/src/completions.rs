@@ -11,7 +11,7 @@ pub(crate) struct Args {
     shell: clap_complete::Shell,
 }
 
-pub(crate) fn run(args: Args) -> Done {
+pub(crate) fn run(args: &Args) -> Done {
     clap_complete::generate(args.shell, &mut crate::Cli::command(), "no43", &mut std::io::stdout());
     Ok(exit_codes::OK)
 }

@@ -14,7 +14,7 @@ pub(crate) struct Args {
     memory: Option<u64>,
 }
 
-pub(crate) fn run(args: Args, context: &Context) -> Done {
+pub(crate) fn run(args: &Args, context: &Context) -> Done {
     let roots = Roots::real();
     let state = StateDir::open_default().or_exit(exit_codes::HOST_SETUP)?;
     let findings = doctor::examine(&roots, &state, args.memory).or_exit(exit_codes::HOST_SETUP)?;

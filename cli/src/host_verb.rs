@@ -11,7 +11,7 @@ pub(crate) struct Args {
     request: String,
 }
 
-pub(crate) fn run(args: Args) -> Done {
+pub(crate) fn run(args: &Args) -> Done {
     print_text(&format!("{}\n", no43_host::privilege::run_verb(&args.request)))?;
     Ok(exit_codes::OK)
 }

@@ -74,18 +74,18 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Recipe(args) => recipe::run(args, &context),
         Command::Lock(args) => lock::run(args, &context),
-        Command::Plan(args) => plan::run(args, &context),
+        Command::Plan(args) => plan::run(&args, &context),
         Command::Schema(args) => schema::run(args),
-        Command::Build(args) => build::run(args, &context),
+        Command::Build(args) => build::run(&args, &context),
         Command::Image(args) => image::run(args, &context),
         Command::Verify(args) => verify::run(args, &context),
-        Command::Report(args) => report::run(args, &context),
+        Command::Report(args) => report::run(&args, &context),
         Command::Gpus(args) => gpus::run(args, &context),
-        Command::Doctor(args) => doctor::run(args, &context),
-        Command::Release(args) => release::run(args, &context),
+        Command::Doctor(args) => doctor::run(&args, &context),
+        Command::Release(args) => release::run(&args, &context),
         Command::Lab(args) => lab::run(args, &context),
-        Command::Completions(args) => completions::run(args),
-        Command::HostVerb(args) => host_verb::run(args),
+        Command::Completions(args) => completions::run(&args),
+        Command::HostVerb(args) => host_verb::run(&args),
     };
     context.finish(done)
 }

@@ -14,7 +14,7 @@ pub(crate) struct Args {
     recipe: RecipeArgs,
 }
 
-pub(crate) fn run(args: Args, context: &Context) -> Done {
+pub(crate) fn run(args: &Args, context: &Context) -> Done {
     let prepared = prepare(&args.recipe, context)?;
     let store = &prepared.store;
     let exists = |key: &no43_builder::key::Key| store.get(key).is_ok_and(|image| image.is_some());

@@ -13,11 +13,11 @@ pub(crate) struct Args {
     end_quarantine: Option<no43_host::PciAddress>,
 }
 
-pub(crate) fn run(args: Args, context: &Context) -> Done {
+pub(crate) fn run(args: &Args, context: &Context) -> Done {
     let roots = Roots::real();
     let state = StateDir::open_default().or_exit(exit_codes::HOST_SETUP)?;
-    if let Some(address) = args.end_quarantine {
-        let ended = state.end_quarantine(&address, &roots).or_exit(exit_codes::HOST_SETUP)?;
+    if let Some(address) = &args.end_quarantine {
+        let ended = state.end_quarantine(address, &roots).or_exit(exit_codes::HOST_SETUP)?;
         let word = if ended { "is no longer in quarantine" } else { "was not in quarantine" };
         context.print(&serde_json::json!({"card": address, "ended": ended}), |_| {
             format!("{address} {word}\n")

@@ -14,7 +14,7 @@ pub(crate) struct Args {
     run: PathBuf,
 }
 
-pub(crate) fn run(args: Args, context: &Context) -> Done {
+pub(crate) fn run(args: &Args, context: &Context) -> Done {
     let failed = |error: anyhow::Error| Failure::new(exit_codes::USAGE, format!("{error:#}"));
     let files = report::write(&args.run).map_err(failed)?;
     if context.json {

@@ -58,7 +58,10 @@ mod tests {
         let (one, two) = (store.hold().unwrap(), store.hold().unwrap());
         drop(one);
         let error = store.gc(&[], false).unwrap_err().to_string();
-        assert!(error.ends_with("is in use: a run in a lab reads it; try again when that is over"), "{error}");
+        assert!(
+            error.ends_with("is in use: a run in a lab reads it; try again when that is over"),
+            "{error}"
+        );
         assert!(store.gc(&[], true).is_ok(), "looking is always allowed");
         drop(two);
         store.gc(&[], false).unwrap();

@@ -40,8 +40,7 @@ pub(super) fn exist(plan: &Plan, options: &VerifyOptions) -> Result<(), Failure>
     let requests = plan.cards.iter().map(request).collect::<Result<Vec<_>, _>>()?;
     let inventory = Inventory::read(&options.roots)
         .map_err(|e| Failure::new("lease", FailureKind::Host, e.to_string()))?;
-    exists(&inventory.cards_now(&options.state, &options.roots), &requests)
-        .map_err(|e| refused(&e))
+    exists(&inventory.cards_now(&options.state, &options.roots), &requests).map_err(|e| refused(&e))
 }
 
 /// Says what it puts right; does nothing where nothing is pending.

@@ -22,6 +22,8 @@ use crate::store::{Staging, StoreError};
 
 /// The guest's agent must answer within this time: a whole Debian takes about 80 s without KVM on one core.
 const READY_LIMIT: Duration = Duration::from_secs(600);
+/// From the request to QEMU's end: 90 s is what systemd gives one service, twice that for a busy machine without KVM.
+const SHUTDOWN_LIMIT: Duration = Duration::from_secs(180);
 /// A command that only asks or moves something small.
 const SHORT_LIMIT: Duration = Duration::from_secs(60);
 /// How often something awaited is asked for.
@@ -86,10 +88,15 @@ pub enum StepError {
         limit: Duration,
     },
     /// The guest had to be switched off hard, so its disk is not at rest.
-    #[error("the guest did not shut down in order (ended by {by})")]
+    #[error(
+        "the guest did not shut down within {} s (ended by {by}); the serial console ends with:{console}",
+        SHUTDOWN_LIMIT.as_secs(), console = indented(console)
+    )]
     NotShutDown {
         /// What ended it.
         by: String,
+        /// The last lines of the serial console.
+        console: Vec<String>,
     },
     /// The machine does not restart by itself.
     #[error("the machine is gone: {what}")]
@@ -178,20 +185,40 @@ fn in_machine(
     let machine = Machine::start(spec, options)?;
     let agent = machine.agent();
     wait_ready(&machine, &agent, READY_LIMIT, console, context)?;
+    wait_booted(&agent, context)?;
     context.progress.phase(&format!("{step_in_words}", step_in_words = InWords(step)));
     match step {
         StepPlan::Run { argv, limit } => run(&agent, argv, seconds(*limit), context)?,
         StepPlan::Copy { files } => copy(&agent, files, context)?,
         StepPlan::Install { packages, limit } => install(&agent, packages, seconds(*limit), context)?,
-        StepPlan::Reboot { limit } => reboot(&machine, &agent, seconds(*limit), console, context)?,
+        StepPlan::Reboot { limit } => {
+            reboot(&machine, &agent, seconds(*limit), console, context)?;
+            wait_booted(&agent, context)?;
+        }
         StepPlan::WaitFor { what, limit } => wait_for(&agent, what, seconds(*limit), context)?,
     }
     context.progress.phase("shutting the guest down");
     check(&["tidying up"], &exec(&agent, &["sh", "-c", AT_REST], SHORT_LIMIT * 5, context)?)?;
+    shut_down(&machine, &agent, console)
+}
+
+/// The agent answers long before a systemd has started everything, and then a step would find half a system: no EFI
+/// partition, no name server, nobody who listens to the power button. Units that failed are the recipe's business.
+fn wait_booted(agent: &Agent, context: &mut Context<'_>) -> Result<(), StepError> {
+    const SCRIPT: &str = "[ ! -d /run/systemd/system ] || systemctl is-system-running --wait; true";
+    context.progress.phase("waiting until the guest has started everything");
+    exec(agent, &["sh", "-c", SCRIPT], READY_LIMIT, context).map(drop)
+}
+
+fn shut_down(machine: &Machine, agent: &Agent, console: &Path) -> Result<(), StepError> {
+    let asked = agent.shutdown(ShutdownMode::PowerDown);
+    if asked.is_ok() && machine.wait_exit(SHUTDOWN_LIMIT).is_some_and(|exit| exit.is_orderly()) {
+        return Ok(());
+    }
     let stopped = machine.stop(StopLimits::default());
     match stopped.by {
         StoppedBy::Agent | StoppedBy::PowerButton | StoppedBy::Itself if stopped.exit.is_orderly() => Ok(()),
-        by => Err(StepError::NotShutDown { by: format!("{by:?}") }),
+        by => Err(StepError::NotShutDown { by: format!("{by:?}"), console: tail_of_file(console) }),
     }
 }
 

@@ -7,11 +7,18 @@ use std::path::PathBuf;
 /// More than this is not read in one go, so that a lab host that floods one stream cannot stop the other.
 const AT_ONCE: u64 = 256 << 10;
 
+/// A line without its end is held back for so many looks: two streams on one terminal must not cut each other's lines, and
+/// a question without a line's end must be seen.
+const LOOKS: u32 = 10;
+
 /// A file that grows, and where its text goes.
 pub(crate) struct Tail<W> {
     path: PathBuf,
     file: Option<File>,
     at: u64,
+    /// The start of a line, and how often it was looked at in vain.
+    line: Vec<u8>,
+    looks: u32,
     replace: Replace,
     to: W,
 }
@@ -19,7 +26,7 @@ pub(crate) struct Tail<W> {
 impl<W: Write> Tail<W> {
     /// The file need not exist yet.
     pub(crate) fn new(path: PathBuf, replace: Replace, to: W) -> Self {
-        Tail { path, file: None, at: 0, replace, to }
+        Tail { path, file: None, at: 0, line: Vec::new(), looks: 0, replace, to }
     }
 
     /// Passes on what is new. True if there was something.
@@ -35,13 +42,20 @@ impl<W: Write> Tail<W> {
         file.seek(SeekFrom::Start(self.at))?;
         let mut bytes = Vec::new();
         file.take(AT_ONCE).read_to_end(&mut bytes)?;
-        if bytes.is_empty() {
-            return Ok(false);
-        }
         self.at += bytes.len() as u64;
-        self.to.write_all(&self.replace.push(&bytes))?;
-        self.to.flush()?;
-        Ok(true)
+        self.looks = if bytes.is_empty() { self.looks + 1 } else { 0 };
+        self.line.extend_from_slice(&bytes);
+        let whole = match self.line.iter().rposition(|byte| *byte == b'\n') {
+            _ if self.looks >= LOOKS || self.line.len() > AT_ONCE as usize => self.line.len(),
+            Some(end) => end + 1,
+            None => 0,
+        };
+        if whole > 0 {
+            let ready: Vec<u8> = self.line.drain(..whole).collect();
+            self.to.write_all(&self.replace.push(&ready))?;
+            self.to.flush()?;
+        }
+        Ok(!bytes.is_empty())
     }
 
     /// From now on this text is replaced as well.
@@ -52,6 +66,8 @@ impl<W: Write> Tail<W> {
     /// Passes on everything that is left.
     pub(crate) fn finish(&mut self) -> io::Result<()> {
         while self.pump()? {}
+        let rest = std::mem::take(&mut self.line);
+        self.to.write_all(&self.replace.push(&rest))?;
         self.to.write_all(&self.replace.finish())?;
         self.to.flush()
     }
@@ -157,6 +173,19 @@ mod tests {
         std::fs::write(&path, "one\ntwo /no43").unwrap();
         tail.finish().unwrap();
         assert_eq!(said, b"one\ntwo /no43");
+    }
+
+    #[test]
+    fn a_line_is_passed_on_whole_or_after_a_while() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("out");
+        std::fs::write(&path, "one\nname? ").unwrap();
+        let (mut early, mut late) = (Vec::new(), Vec::new());
+        assert!(Tail::new(path.clone(), replace(), &mut early).pump().unwrap());
+        assert_eq!(early, b"one\n");
+        let mut tail = Tail::new(path, replace(), &mut late);
+        (0..=LOOKS).for_each(|_| drop(tail.pump()));
+        assert_eq!(late, b"one\nname? ");
     }
 
     proptest! {

@@ -178,8 +178,7 @@ pub(crate) struct Context<'a> {
     pub(crate) progress: &'a mut dyn Progress,
     /// Everything that the tools print.
     pub(crate) log: File,
-    /// Free bytes when this layer was begun, and what it needs.
-    free: u64,
+    /// Bytes that this layer needs on its way.
     needed: u64,
 }
 
@@ -209,7 +208,12 @@ impl Context<'_> {
     }
 
     fn full(&self) -> BuildError {
-        StoreError::Full { path: self.store.dir().to_owned(), free: self.free, needed: self.needed }.into()
+        StoreError::Full {
+            path: self.store.dir().to_owned(),
+            free: self.store.free_bytes(),
+            needed: self.needed,
+        }
+        .into()
     }
 }
 
@@ -334,16 +338,12 @@ fn make(
     if free < needed {
         return Err(StoreError::Full { path: store.dir().to_owned(), free, needed }.into());
     }
-    let mut context = Context { store, options, progress, log, free, needed };
+    let mut context = Context { store, options, progress, log, needed };
     let made = make_and_publish(plan, layer, below, &mut staging, &mut context);
     match made {
         Ok((files, manifest)) => {
             context.progress.phase("publishing");
-            let full = context.full();
-            let image = staging.publish(&files, manifest).map_err(|error| match error {
-                StoreError::Full { .. } => full,
-                other => other.into(),
-            })?;
+            let image = staging.publish(&files, manifest).map_err(|error| context.explain(error.into()))?;
             Ok((image, true))
         }
         Err(error) => {

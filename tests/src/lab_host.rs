@@ -1,7 +1,7 @@
 //! A lab that is up, with a shell in it: for cases that kill, hold and race inside the lab host.
 //!
 //! `no43 lab run` is the way in for people. These cases need to act *beside* the inner `no43`, so they send scripts
-//! through the lab host's guest agent, as root, to functions that [`PRELUDE`] defines.
+//! through the lab host's guest agent, as root, to functions that `PRELUDE` defines.
 
 use crate::expect::listing;
 use crate::programs;

@@ -13,7 +13,7 @@ const MARKER: &str = "NO43_TEST_SCENE";
 /// Processes may need a moment to end after their parent: a build's watchdog gives mmdebstrap 15 s to clean up.
 const GONE_LIMIT: Duration = Duration::from_secs(20);
 
-/// One case's surroundings. Everything below [`Scene::dir`] is removed at the end.
+/// One case's surroundings. Everything in its folder is removed at the end.
 #[derive(Debug)]
 pub struct Scene {
     dir: tempfile::TempDir,

@@ -62,7 +62,8 @@ const STAGES: &[Stage] = &[
 const SUITES: &[&str] = &["cli", "store", "lab"];
 
 fn suite<'a>(sh: &'a Shell, name: &str, more: &[String]) -> Vec<Cmd<'a>> {
-    vec![cmd!(sh, "cargo test -p no43-tests --test {name} -- {more...}")]
+    // The whole workspace is named, so that what the unit stage compiled is used: with one package other features are on.
+    vec![cmd!(sh, "cargo test --workspace --test {name} -- {more...}")]
 }
 
 /// Runs the stages; `false` means that one failed. All run, so that one report names everything.

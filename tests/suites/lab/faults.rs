@@ -97,7 +97,9 @@ pub(crate) fn silent_agent(scene: &Scene) -> Result<()> {
 
 pub(crate) fn lab_fault(scene: &Scene) -> Result<()> {
     scene.shipped_recipes()?;
-    let run = ["lab", "run", "--profile", "one-card", "--", "verify", "recipes/lab-guest.toml"];
+    // without retries: else the run would begin again in a fresh lab, and pass
+    let lab = ["lab", "run", "--fault-retries", "0", "--profile", "one-card"];
+    let run = [&lab[..], &["--", "verify", "recipes/lab-guest.toml"]].concat();
     let mut running = scene.no43(&run)?.limit(300).start()?;
     let outer = || scene.processes().into_iter().find(|(_, command)| command.contains("qemu-system-x86_64"));
     running.wait_until("the lab's QEMU", 120, |_| outer().is_some())?;

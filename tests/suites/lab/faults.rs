@@ -36,6 +36,22 @@ pub(crate) fn killed_while_bound(scene: &Scene) -> Result<()> {
     script(scene, 240, body)
 }
 
+/// The moments reach from before the lease to a guest that boots: 0.1 s, 0.2 s, 0.4 s, … 3.2 s, three times.
+pub(crate) fn killed_at_any_moment(scene: &Scene) -> Result<()> {
+    let body = r#"
+        for round in 1 2 3; do
+            for moment in 0.1 0.2 0.4 0.8 1.6 3.2; do
+                verify; sleep $moment
+                pkill -9 -u lab -x no43; pkill -9 -u lab -x qemu-system-x86
+                within 20 ended
+                no43 release > release.log 2>&1 || { cat release.log; fail "release failed after a kill at $moment s"; }
+                back || fail "killed at $moment s, after release: $(driver $card) and $(driver $(audio $card))"
+            done
+        done
+    "#;
+    script(scene, 400, body)
+}
+
 pub(crate) fn killed_while_running(scene: &Scene) -> Result<()> {
     let body = r#"
         verify; within 60 running

@@ -33,6 +33,8 @@ static CASES: &[Case] = &[
         .needs(LAB),
     Case::new("after-kill-9-of-no43-a-living-machine-is-not-touched", faults::killed_while_running)
         .needs(LAB),
+    Case::new("after-kill-9-at-any-moment-release-puts-things-right", faults::killed_at_any_moment)
+        .needs(&["no43", "lab", "soak"]),
     Case::new("ctrl-c-gives-the-card-back", faults::interrupted).needs(LAB),
     Case::new("a-qemu-that-dies-is-a-failure-with-its-last-words", faults::qemu_killed).needs(LAB),
     Case::new("an-agent-that-never-answers-names-phase-limit-and-last-screen", faults::silent_agent)

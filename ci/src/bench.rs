@@ -38,6 +38,7 @@ struct Bench<'a> {
     sh: &'a Shell,
     root: PathBuf,
     no43: PathBuf,
+    guest: PathBuf,
     image_pairs: usize,
 }
 
@@ -77,8 +78,13 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     for command in binaries::build_commands(&sh) {
         command.run().context("failed to build what is measured")?;
     }
-    let bench =
-        Bench { sh: &sh, root: root.clone(), no43: binaries.no43, image_pairs: options.image_pairs.max(1) };
+    let bench = Bench {
+        sh: &sh,
+        root: root.clone(),
+        no43: binaries.no43,
+        guest: binaries.guest,
+        image_pairs: options.image_pairs.max(1),
+    };
 
     let wanted = |name: &str| match options.only.is_empty() {
         true => name != "demo" || options.demo,
@@ -131,7 +137,7 @@ fn pairs(
 impl Bench<'_> {
     fn no43(&self, args: &[&str]) -> Command {
         let mut command = Command::new(&self.no43);
-        command.args(args).current_dir(&self.root);
+        command.args(args).current_dir(&self.root).env("NO43_GUEST", &self.guest);
         command
     }
 }
@@ -197,7 +203,8 @@ fn memory(b: &Bench<'_>) -> Result<Vec<Figure>> {
     ];
     let figure = |(name, args): (&'static str, &[&str])| -> Result<Figure> {
         let mut command = Command::new("/usr/bin/time");
-        command.args(["-f", "%M"]).arg(&b.no43).args(args).current_dir(&b.root).stdin(Stdio::null());
+        command.args(["-f", "%M"]).arg(&b.no43).args(args).stdin(Stdio::null());
+        command.current_dir(&b.root).env("NO43_GUEST", &b.guest);
         let out = command.output().context("failed to start /usr/bin/time (package time)")?;
         ensure!(out.status.success(), "no43 {} ended with {}", args.join(" "), out.status);
         let text = String::from_utf8_lossy(&out.stderr);
@@ -210,7 +217,7 @@ fn memory(b: &Bench<'_>) -> Result<Vec<Figure>> {
 
 /// Our image in an empty store against mmdebstrap and `mke2fs -d` with the same packages; both fetch everything.
 fn image(b: &Bench<'_>) -> Result<Vec<Figure>> {
-    let plan = Command::new(&b.no43).args(["plan", "--json", RECIPE]).current_dir(&b.root).output()?;
+    let plan = b.no43(&["plan", "--json", RECIPE]).output()?;
     let plan: Value = serde_json::from_slice(&plan.stdout).context("no43 plan --json printed no JSON")?;
     let peer = PlainImage::of(&plan)?;
     let scratch = tempfile::Builder::new().prefix("no43-bench-").tempdir()?;

@@ -1,8 +1,10 @@
 //! What the guest program and the harness share: the protocol they speak and the pattern they compare.
 //!
 //! The library has no heavy dependencies and runs everywhere; the executable `no43-guest` (feature `program`)
-//! is built on top of it. The guest is hostile: whatever comes from it goes through [`protocol::parse_report`]
-//! or [`protocol::parse_painted`], which bound sizes and never panic.
+//! is built on top of it. The guest is hostile: whatever comes from it goes through [`protocol::parse_report`],
+//! [`protocol::parse_painted`], [`setup::event::Event::find`] and their like, which bound sizes and never panic.
 
+pub mod identity;
 pub mod pattern;
 pub mod protocol;
+pub mod setup;

@@ -277,12 +277,12 @@ fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, MessageError> {
     })
 }
 
-fn bound_list(list: &mut Vec<String>) {
+pub(crate) fn bound_list(list: &mut Vec<String>) {
     list.truncate(LIST_LIMIT);
     list.iter_mut().for_each(bound_text);
 }
 
-fn bound_text(text: &mut String) {
+pub(crate) fn bound_text(text: &mut String) {
     if text.len() <= TEXT_LIMIT && !text.chars().any(is_unprintable) {
         return;
     }

@@ -69,6 +69,13 @@ pub(crate) const PACKAGES: &[Package] = &[
     package(Tier::Demo, "zstd", "packed kernels, modules and RAM disks"),
     package(Tier::Demo, "busybox-static", "the small user land of lab guests"),
     package(Tier::Test, "ovmf", "UEFI firmware of guests"),
+    package(Tier::Test, "swtpm", "virtual TPM of Windows guests"),
+    package(
+        Tier::Test,
+        "genisoimage",
+        "the medium of the stand-in for Windows Setup (UDF with an EFI boot image)",
+    ),
+    package(Tier::Test, "sbsigntool", "signs the stand-in with ovmf's snakeoil key, for Secure Boot"),
     package(Tier::Test, "qemu-guest-agent", "the real agent, as the other end in tests"),
     package(Tier::Test, "pciutils", "lspci, to compare with"),
     package(Tier::Test, "util-linux", "unshare: a small file system of its own for the full-disk case"),

@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::rundir::{RunDirs, SOCKET_PATH_MAX};
 use crate::spec::{
     AGENT_PORT, Attach, Clock, Disk, DiskBus, DiskCache, Display, Firmware, FlashFile, MachineSpec, Network,
-    OnReboot, PassedCard, Share, slots,
+    OnReboot, PassedCard, Share, Smbios, slots,
 };
 
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -72,8 +72,9 @@ impl MachineSpec {
         check_name("machine name", &self.name)?;
         self.ports.iter().try_for_each(|port| check_name("port name", &port.name))?;
         self.shares.iter().try_for_each(|share| check_name("share tag", &share.tag))?;
-        let on_slots = self.disks.iter().filter(|disk| !on_sata(disk)).count()
-            + self.shares.iter().filter(|share| share.attach == Attach::AtStart).count();
+        let on_slots =
+            self.disks.iter().filter(|disk| matches!(disk.bus, DiskBus::Virtio | DiskBus::Nvme)).count()
+                + self.shares.iter().filter(|share| share.attach == Attach::AtStart).count();
         let places = [
             ("disks and shares", on_slots, usize::from(slots::END_DISK - slots::FIRST_DISK)),
             ("SATA disks and CDs", self.disks.iter().filter(|disk| on_sata(disk)).count(), SATA_PORTS),
@@ -88,6 +89,11 @@ impl MachineSpec {
             if count > max {
                 return Err(SpecError::TooMany { what, count, max });
             }
+        }
+        if let Some(Smbios { manufacturer, product, serial }) = &self.smbios {
+            [manufacturer, product, serial]
+                .into_iter()
+                .try_for_each(|text| check_name("SMBIOS text", text))?;
         }
         self.cards.iter().enumerate().try_for_each(|(index, card)| check_card(index, card))?;
         self.sockets(dirs).iter().try_for_each(|path| check_socket(path))
@@ -107,6 +113,9 @@ impl MachineSpec {
         self.put_firmware(&mut argv);
         self.put_control(&mut argv, dirs);
         put_display(&mut argv, self.display);
+        if self.disks.iter().any(|disk| disk.bus == DiskBus::UsbStick) {
+            argv.device(format!("qemu-xhci,id=usb,bus=pcie.0,addr={:#x}", slots::USB));
+        }
         let mut slot = slots::FIRST_DISK;
         let mut sata = 0;
         for (index, disk) in self.disks.iter().enumerate() {
@@ -165,6 +174,12 @@ impl MachineSpec {
         if let Some(uuid) = &self.uuid {
             argv.pair("-uuid", uuid.clone());
         }
+        if let Some(Smbios { manufacturer, product, serial }) = &self.smbios {
+            argv.pair(
+                "-smbios",
+                format!("type=1,manufacturer={manufacturer},product={product},serial={serial}"),
+            );
+        }
         if self.on_reboot == OnReboot::Exit {
             argv.flag("-no-reboot");
         }
@@ -200,6 +215,14 @@ impl MachineSpec {
         for (index, file) in self.serials.iter().enumerate() {
             argv.pair("-chardev", format!("file,id=serial{index},path={}", escaped(file)));
             argv.pair("-serial", format!("chardev:serial{index}"));
+        }
+        if let Some(socket) = &self.tpm {
+            argv.pair("-chardev", format!("socket,id=tpm,path={}", escaped(socket)));
+            argv.pair("-tpmdev", "emulator,id=tpm,chardev=tpm");
+            argv.device("tpm-crb,tpmdev=tpm");
+        }
+        if self.panic_device {
+            argv.device("pvpanic");
         }
         argv.device(format!("virtio-serial-pci,id=ports,bus=pcie.0,addr={:#x}", slots::SERIAL_PORTS));
         let agent = (AGENT_PORT.to_owned(), dirs.agent_socket());
@@ -285,6 +308,7 @@ fn put_disk(argv: &mut Argv, index: usize, disk: &Disk, slot: &mut u8, sata: &mu
         DiskBus::Nvme => place("nvme"),
         DiskBus::Ahci => next_sata("ide-hd"),
         DiskBus::Cd => next_sata("ide-cd"),
+        DiskBus::UsbStick => "usb-storage,bus=usb.0,removable=on".to_owned(),
     };
     let _ = write!(device, ",id=disk{index},drive=disk{index}");
     match (&disk.serial, disk.bus) {

@@ -17,6 +17,7 @@ pub mod screen;
 pub mod snapshot;
 pub mod spec;
 mod stop;
+pub mod tpm;
 
 pub use accel::Accel;
 pub use agent::{Agent, AgentError};

@@ -25,6 +25,8 @@ pub mod slots {
     pub const SERIAL_PORTS: u8 = 0x02;
     /// The network card.
     pub const NETWORK: u8 = 0x03;
+    /// The USB controller, where something is plugged into it.
+    pub const USB: u8 = 0x04;
     /// The first disk or share; the others follow.
     pub const FIRST_DISK: u8 = 0x06;
     /// One past the last disk or share.
@@ -76,6 +78,12 @@ pub struct MachineSpec {
     pub vmgenid: Option<String>,
     /// The SMBIOS UUID of the machine, if it must be the same on every start.
     pub uuid: Option<String>,
+    /// What else the machine says about itself in its SMBIOS tables, if not QEMU's own words.
+    pub smbios: Option<Smbios>,
+    /// The control socket of a running swtpm ([`crate::tpm`]): the machine has a TPM 2.0.
+    pub tpm: Option<PathBuf>,
+    /// A guest that dies can say so: event `GUEST_PANICKED`. Under KVM Windows' stop codes come with it.
+    pub panic_device: bool,
     /// What the guest finds in its real-time clock.
     pub clock: Clock,
     /// What a reboot by the guest does.
@@ -118,6 +126,9 @@ impl MachineSpec {
             display: Display::None,
             vmgenid: None,
             uuid: None,
+            smbios: None,
+            tpm: None,
+            panic_device: false,
             clock: Clock::Utc,
             on_reboot: OnReboot::Reset,
             spare_ports: 0,
@@ -165,6 +176,17 @@ impl Smp {
     pub fn count(self) -> u32 {
         u32::from(self.sockets) * u32::from(self.cores) * u32::from(self.threads)
     }
+}
+
+/// What a machine says about its maker in SMBIOS table 1.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Smbios {
+    /// Such as `no43`.
+    pub manufacturer: String,
+    /// Such as `VM`.
+    pub product: String,
+    /// A number of this machine alone: Windows and its shop tell machines apart by it.
+    pub serial: String,
 }
 
 /// What starts the guest.
@@ -241,6 +263,11 @@ impl Disk {
         Disk { format: DiskFormat::Raw, ..Disk::qcow2(path) }
     }
 
+    /// A writable raw disk in a USB stick.
+    pub fn usb_stick(path: impl Into<PathBuf>) -> Self {
+        Disk { bus: DiskBus::UsbStick, ..Disk::raw(path) }
+    }
+
     /// A CD in a SATA drive.
     pub fn cd(path: impl Into<PathBuf>) -> Self {
         Disk { read_only: true, bus: DiskBus::Cd, ..Disk::raw(path) }
@@ -278,6 +305,8 @@ pub enum DiskBus {
     Cd,
     /// NVMe: Windows 10 and newer have the driver.
     Nvme,
+    /// A USB stick, removable: where Windows Setup looks for its answer file first.
+    UsbStick,
 }
 
 /// What QEMU does with the guest's flushes.

@@ -225,3 +225,32 @@ fn only_cards_pin_memory() {
     assert!(spec.memlock_needed().is_some_and(|bytes| bytes > 1 << 30));
     assert_eq!(spec.guest_card_address(0).to_string(), "0000:01:00.0");
 }
+
+#[test]
+fn a_windows_installation() {
+    let spec = MachineSpec {
+        disks: vec![
+            Disk { boot_index: Some(1), ..Disk::qcow2("/i/disk.qcow2") },
+            Disk { boot_index: Some(2), ..Disk::cd("/iso/win.iso") },
+            Disk::usb_stick("/i/setup.img"),
+        ],
+        tpm: Some("/r/tpm.sock".into()),
+        panic_device: true,
+        smbios: Some(Smbios { manufacturer: "no43".into(), product: "VM".into(), serial: "a1".into() }),
+        ..MachineSpec::new("install", Accel::Tcg)
+    };
+    let text = lines(&spec);
+    for wanted in [
+        "-smbios type=1,manufacturer=no43,product=VM,serial=a1",
+        "-device tpm-crb,tpmdev=tpm",
+        "-device pvpanic",
+        "-device qemu-xhci,id=usb,bus=pcie.0,addr=0x4",
+        "-device ide-cd,bus=ide.0,id=disk1,drive=disk1,bootindex=2",
+        "-device usb-storage,bus=usb.0,removable=on,id=disk2,drive=disk2",
+    ] {
+        assert!(text.contains(wanted), "{wanted} is not in {text}");
+    }
+    let bad = Smbios { manufacturer: "a,b".into(), product: "VM".into(), serial: "1".into() };
+    let spec = MachineSpec { smbios: Some(bad), ..spec };
+    assert!(spec.check(&RunDirs::at("/r")).unwrap_err().to_string().contains("SMBIOS text"));
+}

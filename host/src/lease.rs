@@ -237,6 +237,7 @@ pub fn lease(
         boot_id: roots.boot_id(),
         since: clock::now(),
         cards: chosen.iter().map(leased).collect(),
+        starting: None,
         machine: None,
     };
     state.write_lease(&record)?;
@@ -371,10 +372,11 @@ impl Lease {
         let Some(mut record) = state.leases(roots).into_iter().find(|lease| lease.id == id) else {
             return Ok(None);
         };
-        let machine_lives = record.machine.as_ref().is_some_and(|machine| machine.process.is_alive(roots));
-        if record.owner.is_alive(roots) || !machine_lives {
+        let machine = record.living_machine(roots);
+        if record.owner.is_alive(roots) || machine.is_none() {
             return Ok(None);
         }
+        record.machine = machine;
         record.owner = ProcessRef::current(roots);
         state.write_lease(&record)?;
         let inventory = Inventory::read(roots)?;
@@ -437,6 +439,17 @@ impl Lease {
             });
         }
         Ok(nodes)
+    }
+
+    /// Says which QEMU is about to be started, by its control socket. Its command line must name something in that
+    /// socket's directory. From then on a QEMU that this process leaves behind is found, also before it is attached.
+    ///
+    /// # Errors
+    /// [`StateError`] if it cannot be written down.
+    pub fn announce_machine(&mut self, qmp: &Path) -> Result<(), StateError> {
+        self.record.starting = Some(qmp.to_path_buf());
+        self.record.machine = None;
+        self.state.write_lease(&self.record)
     }
 
     /// Tells which QEMU uses the cards, so that a later command finds it and nobody unbinds under it.

@@ -1,5 +1,9 @@
 //! Which process is meant, so that a number used again by another process is not mistaken for it.
 
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
 use serde::{Deserialize, Serialize};
 
 use crate::Roots;
@@ -32,6 +36,18 @@ impl ProcessRef {
     /// Whether exactly this process still runs.
     pub fn is_alive(&self, roots: &Roots) -> bool {
         ProcessRef::of(self.pid, roots) == Some(*self)
+    }
+
+    /// A living process with an argument that names something below `dir`: a machine is known by its run directory.
+    pub(crate) fn that_names(dir: &Path, roots: &Roots) -> Option<Self> {
+        let mut wanted = dir.as_os_str().as_bytes().to_vec();
+        wanted.push(b'/');
+        let processes = fs::read_dir(&roots.proc_).ok()?.flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter(|pid| *pid != std::process::id()).find_map(|pid| {
+            let line = fs::read(roots.proc_.join(pid.to_string()).join("cmdline")).ok()?;
+            line.windows(wanted.len()).any(|part| part == wanted).then(|| ProcessRef::of(pid, roots))?
+        })
     }
 
     /// The name that the kernel keeps for it, as `ps` shows it.

@@ -88,7 +88,7 @@ fn judge(lease: &LeaseRecord, state: &StateDir, roots: &Roots) -> Option<Pending
     if lease.owner.is_alive(roots) {
         return None;
     }
-    let running = lease.machine.as_ref().filter(|machine| machine.process.is_alive(roots));
+    let running = lease.living_machine(roots);
     let journal = state.journal(roots).into_iter().filter(|entry| entry.lease == lease.id);
     let functions: Vec<PciAddress> = journal.map(|entry| entry.address).collect();
     Some(Pending {
@@ -102,7 +102,7 @@ fn judge(lease: &LeaseRecord, state: &StateDir, roots: &Roots) -> Option<Pending
             .map(|card| format!("{} at {}", card.name, card.address.slot_name()))
             .collect(),
         left: match running {
-            Some(machine) => Left::RunningMachine { machine: machine.clone() },
+            Some(machine) => Left::RunningMachine { machine },
             None if functions.is_empty() => Left::Nothing,
             None => Left::BoundFunctions { functions },
         },

@@ -84,6 +84,10 @@ pub struct LeaseRecord {
     pub since: u64,
     /// The cards.
     pub cards: Vec<LeasedCard>,
+    /// The control socket of the QEMU that is about to be started for them. It stands here before there is a process, so
+    /// that a no43 that dies in between does not lose it.
+    #[serde(default)]
+    pub starting: Option<PathBuf>,
     /// The QEMU that uses them, once it runs.
     pub machine: Option<MachineRef>,
 }
@@ -116,10 +120,20 @@ impl LeaseRecord {
         self.cards.iter().flat_map(|card| card.functions.iter().copied())
     }
 
+    /// The QEMU that uses the cards, if it lives: the one that was written down, or the one that was to be.
+    pub fn living_machine(&self, roots: &Roots) -> Option<MachineRef> {
+        let known = self.machine.clone().filter(|machine| machine.process.is_alive(roots));
+        known.or_else(|| {
+            let qmp = self.starting.clone()?;
+            let process = ProcessRef::that_names(qmp.parent()?, roots)?;
+            Some(MachineRef { process, qmp })
+        })
+    }
+
     /// The process that keeps the lease alive: the machine's, else no43's. `None` means that it is dead.
     pub fn keeper(&self, roots: &Roots) -> Option<ProcessRef> {
-        let machine = self.machine.as_ref().map(|machine| machine.process);
-        machine.into_iter().chain([self.owner]).find(|process| process.is_alive(roots))
+        let machine = self.living_machine(roots).map(|machine| machine.process);
+        machine.or_else(|| Some(self.owner).filter(|owner| owner.is_alive(roots)))
     }
 }
 
@@ -173,6 +187,7 @@ impl JournalEntry {
             boot_id: self.boot_id.clone(),
             since: self.since,
             cards: vec![self.as_card()],
+            starting: None,
             machine: self.machine.map(|process| MachineRef { process, qmp: PathBuf::new() }),
         }
     }

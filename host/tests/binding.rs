@@ -35,7 +35,11 @@ struct Sleeper(Child);
 
 impl Sleeper {
     fn new() -> Self {
-        Sleeper(Command::new("sleep").arg("60").stdin(Stdio::null()).spawn().unwrap())
+        Self::running("sleep", &["60"])
+    }
+
+    fn running(program: &str, arguments: &[&str]) -> Self {
+        Sleeper(Command::new(program).args(arguments).stdin(Stdio::null()).spawn().unwrap())
     }
 
     /// One that keeps a file open.
@@ -358,6 +362,35 @@ fn a_machine_that_outlives_its_no43_is_adopted_and_never_unbound() {
     qemu.end();
     assert!(lease.give_back(&Privilege::Root).unwrap().is_complete());
     assert_eq!(host.driver("01:00.1").as_deref(), Some("snd_hda_intel"));
+}
+
+#[test]
+fn a_machine_whose_no43_died_before_it_was_written_down_is_found() {
+    let mut host = FakeHost::lab();
+    host.start_kernel(Mood::Obedient);
+    let mut no43 = Sleeper::new();
+    let mut lease = take(&host, CardRequest::at("01:00".parse().unwrap()), QUICK).unwrap();
+    let _ = lease.bind(&Privilege::Root).unwrap();
+    let dir = host.dir.path().join("m");
+    lease.announce_machine(&dir.join("qmp.sock")).unwrap();
+    let id = lease.id().to_string();
+    drop(lease);
+    as_if_by(&host, no43.process(&host));
+    no43.end();
+    let agent = dir.join("ga.sock");
+    fs::create_dir(&dir).unwrap();
+    fs::write(&agent, "").unwrap();
+    let mut qemu = Sleeper::running("tail", &["-f", agent.to_str().unwrap()]);
+
+    let recovered = recovery::recover(&host.state, &host.roots, &Privilege::Root).unwrap();
+    assert!(recovered.given_back.is_empty(), "{recovered:?}");
+    let process = qemu.process(&host);
+    assert!(
+        matches!(&recovered.running[0].left, Left::RunningMachine { machine } if machine.process == process)
+    );
+    let lease = Lease::adopt(&id, &host.state, &host.roots).unwrap().unwrap();
+    qemu.end();
+    assert!(lease.give_back(&Privilege::Root).unwrap().is_complete());
 }
 
 #[test]

@@ -176,6 +176,19 @@ impl Machine {
     /// # Errors
     /// [`StartError`]; whatever was started is gone then.
     pub fn start(spec: &MachineSpec, options: &StartOptions) -> Result<Machine, StartError> {
+        Self::start_noted(spec, options, |_| ())
+    }
+
+    /// As [`Machine::start`]; `note` learns of the process as soon as there is one. QEMU needs seconds from there to its
+    /// greeting, and whoever dies meanwhile must have written down whose cards it has.
+    ///
+    /// # Errors
+    /// [`StartError`]; whatever was started is gone then.
+    pub fn start_noted(
+        spec: &MachineSpec,
+        options: &StartOptions,
+        note: impl FnOnce(&RunRecord),
+    ) -> Result<Machine, StartError> {
         let dirs = &options.dirs;
         spec.check(dirs)?;
         // Root lifts the limit for another user, see `command_line`.
@@ -205,6 +218,7 @@ impl Machine {
             process.kill_group();
             return Err(failed("write the machine's record", why));
         }
+        note(&record);
         match Qmp::open(stream, options.limit) {
             Ok(qmp) => Ok(Machine {
                 name: spec.name.clone(),

@@ -10,7 +10,7 @@ use crate::words;
 use no43_builder::plan::{CardWish, Plan};
 use no43_host::lease::{LeaseError, exists};
 use no43_host::{BindError, CardRequest, Inventory, Lease, PciAddress, lease, memlock, recovery};
-use no43_machine::{Machine, MachineSpec};
+use no43_machine::{MachineSpec, RunDirs, RunRecord};
 
 /// The cards of a run, and what the host looked like before.
 pub(super) struct Held {
@@ -227,10 +227,16 @@ fn kind_of(error: &BindError) -> FailureKind {
     }
 }
 
+/// Tells the lease where a QEMU is about to be, so that it is found if we die before [`attach`].
+pub(super) fn announce(held: &mut Held, dirs: &RunDirs, recorder: &mut Recorder<'_>) {
+    if let Err(e) = held.lease.announce_machine(&dirs.qmp_socket()) {
+        recorder.note(format!("failed to write down which QEMU will use the cards: {e}"), true);
+    }
+}
+
 /// Tells the lease which QEMU has the cards, so that nobody unbinds under it if we die.
-pub(super) fn attach(held: &mut Held, machine: &Machine, recorder: &mut Recorder<'_>) {
-    let socket = machine.dirs().qmp_socket();
-    if let Err(e) = held.lease.attach_machine(machine.pid(), machine.start_time(), &socket) {
+pub(super) fn attach(held: &mut Held, machine: &RunRecord, recorder: &mut Recorder<'_>) {
+    if let Err(e) = held.lease.attach_machine(machine.pid, machine.start_time, &machine.qmp_socket) {
         recorder.note(format!("failed to write down which QEMU uses the cards: {e}"), true);
     }
 }

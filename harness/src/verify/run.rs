@@ -273,16 +273,16 @@ impl Run<'_, '_> {
             Some(options.limit),
             "QEMU until it serves commands: it pins the guest's memory for the card",
         );
-        let started = Machine::start(spec, &options);
+        cards::announce(held, &options.dirs, self.recorder);
+        let recorder = &mut *self.recorder;
+        let started = Machine::start_noted(spec, &options, |machine| cards::attach(held, machine, recorder));
         let problem = started.as_ref().err().map(ToString::to_string);
         self.recorder.end(phase, problem.as_deref());
-        let machine = started.map_err(|e| {
+        started.map_err(|e| {
             let cause = e.to_string();
             self.qemu_words = cause.lines().map(words::clean).collect();
             Failure::new("start", FailureKind::Host, cause)
-        })?;
-        cards::attach(held, &machine, self.recorder);
-        Ok(machine)
+        })
     }
 
     /// Waits for the guest's agent; the emulated screen is looked at meanwhile.

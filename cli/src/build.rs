@@ -5,7 +5,7 @@ use no43_harness::exit_codes;
 use crate::context::{Context, Done, Failure};
 use crate::prepare::{RecipeArgs, prepare};
 use crate::signals::stop_token;
-use crate::text::bytes;
+use no43_harness::words::bytes;
 
 /// A build goes on at the last layer that is there. Nothing half-done is ever in the store.
 #[derive(Debug, clap::Args)]

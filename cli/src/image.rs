@@ -7,7 +7,8 @@ use no43_harness::exit_codes;
 use serde::Serialize;
 
 use crate::context::{Context, Done, Failure, OrExit as _};
-use crate::text::{Table, bytes};
+use crate::text::Table;
+use no43_harness::words::bytes;
 
 /// Images are named by their key or its first digits, as `ls` prints them.
 #[derive(Debug, clap::Args)]

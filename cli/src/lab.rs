@@ -14,7 +14,8 @@ use no43_machine::accel;
 use crate::context::{Context, Done, Failure, OrExit as _};
 use crate::prepare::{RecipeArgs, guest_program, prepare};
 use crate::signals::Interrupts;
-use crate::text::{Table, bytes, seconds};
+use crate::text::Table;
+use no43_harness::words::{bytes, duration};
 
 /// A lab is a QEMU with an emulated IOMMU and cards, in which a real Debian lends those cards to guests of its own.
 #[derive(Debug, clap::Args)]
@@ -314,12 +315,12 @@ fn progress(line: &str) {
 fn tell_start(lab: &Lab) {
     progress(&match lab.started() {
         Started::Restored { took, memory } => {
-            format!("restored in {}, memory in {}", seconds(*took), seconds(*memory))
+            format!("restored in {}, memory in {}", duration(*took), duration(*memory))
         }
         Started::Booted { took, saved: Some(saved) } => {
-            format!("booted in {}, snapshot of {} kept for the next time", seconds(*took), bytes(*saved))
+            format!("booted in {}, snapshot of {} kept for the next time", duration(*took), bytes(*saved))
         }
-        Started::Booted { took, saved: None } => format!("booted in {}", seconds(*took)),
+        Started::Booted { took, saved: None } => format!("booted in {}", duration(*took)),
         Started::WasUp => "was up".to_owned(),
     });
 }

@@ -5,7 +5,7 @@ use no43_harness::exit_codes;
 
 use crate::context::{Context, Done, OrExit as _};
 use crate::prepare::{RecipeArgs, prepare};
-use crate::text::bytes;
+use no43_harness::words::bytes;
 
 /// Looks and prints; builds nothing, leases nothing.
 #[derive(Debug, clap::Args)]

@@ -16,7 +16,7 @@ use no43_host::{Inventory, Roots, StateDir, kvm};
 use no43_machine::accel;
 
 use crate::context::{Context, Failure, OrExit as _};
-use crate::text::seconds;
+use no43_harness::words::duration;
 
 /// A recipe that is named on the command line, and what is changed in it for this run.
 #[derive(Debug, Clone, clap::Args)]
@@ -163,7 +163,7 @@ struct Lines<'a> {
 
 impl Lines<'_> {
     fn line(&self, name: &str, text: &str) {
-        eprintln!("  {name:<8} {text:<60} {:>8}", seconds(self.started.elapsed()));
+        eprintln!("  {name:<8} {text:<60} {:>8}", duration(self.started.elapsed()));
     }
 }
 
@@ -185,13 +185,13 @@ impl Progress for Lines<'_> {
     }
 
     fn layer_done(&mut self, layer: &LayerPlan, image: &Image, took: std::time::Duration) {
-        let size = crate::text::bytes(image.bytes());
+        let size = no43_harness::words::bytes(image.bytes());
         let text = format!(
             "{} {}: {} published, {size}, took {}",
             self.recipe,
             layer.name,
             layer.key.short(),
-            seconds(took)
+            duration(took)
         );
         self.line("image", &text);
     }

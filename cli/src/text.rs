@@ -1,4 +1,4 @@
-//! Plain text for people: columns and sizes.
+//! Plain text for people: columns. Sizes and durations are in `no43_harness::words`.
 
 use std::fmt;
 
@@ -38,41 +38,9 @@ impl fmt::Display for Table {
     }
 }
 
-/// A size as people say it: three digits and a binary unit.
-pub(crate) fn bytes(count: u64) -> String {
-    const UNITS: &[&str] = &["B", "KiB", "MiB", "GiB", "TiB"];
-    #[expect(clippy::cast_precision_loss, reason = "three digits are shown")]
-    let mut value = count as f64;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < UNITS.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    let digits = if unit == 0 || value >= 100.0 { 0 } else { 1 };
-    format!("{value:.digits$} {}", UNITS[unit])
-}
-
-/// A duration as people say it: tenths of a second, or minutes and seconds.
-pub(crate) fn seconds(duration: std::time::Duration) -> String {
-    let whole = duration.as_secs();
-    if whole < 60 {
-        format!("{:.1} s", duration.as_secs_f64())
-    } else {
-        format!("{} min {:02} s", whole / 60, whole % 60)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Table, bytes};
-
-    #[test]
-    fn sizes_have_three_digits_and_a_unit() {
-        assert_eq!(bytes(0), "0 B");
-        assert_eq!(bytes(1536), "1.5 KiB");
-        assert_eq!(bytes(830_668_800), "792 MiB");
-        assert_eq!(bytes(u64::MAX), "16777216 TiB");
-    }
+    use super::Table;
 
     #[test]
     fn columns_line_up_and_lines_have_no_tail() {

@@ -12,7 +12,7 @@ use no43_harness::verify::{self, Control, VerifyOptions};
 use crate::context::{Context, Done, Failure, print_text};
 use crate::prepare::{RecipeArgs, prepare};
 use crate::signals::stop_token;
-use crate::text::seconds;
+use no43_harness::words::duration;
 
 /// Leases the cards, starts a throw-away machine, asks it, looks at the picture, gives the cards back, writes a report.
 ///
@@ -112,7 +112,7 @@ impl<W: Write> Sink for Both<W> {
         match &record.event {
             Event::PhaseStarted { phase, limit_ms, .. } => {
                 let limit = limit_ms.map_or(String::new(), |ms| {
-                    format!(" of at most {}", seconds(Duration::from_millis(ms)))
+                    format!(" of at most {}", duration(Duration::from_millis(ms)))
                 });
                 if !limit.is_empty() {
                     eprintln!("  ...      {phase}{}", limit.replacen(" of", ":", 1));
@@ -125,7 +125,7 @@ impl<W: Write> Sink for Both<W> {
                     .take()
                     .filter(|(name, _)| name == phase)
                     .map_or(String::new(), |(_, limit)| limit);
-                eprintln!("  {phase:<8} {}{limit}", seconds(Duration::from_millis(*took_ms)));
+                eprintln!("  {phase:<8} {}{limit}", duration(Duration::from_millis(*took_ms)));
             }
             _ => {}
         }

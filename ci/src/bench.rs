@@ -203,16 +203,53 @@ fn memory(b: &Bench<'_>) -> Result<Vec<Figure>> {
     ];
     let figure = |(name, args): (&'static str, &[&str])| -> Result<Figure> {
         let mut command = Command::new("/usr/bin/time");
-        command.args(["-f", "%M"]).arg(&b.no43).args(args).stdin(Stdio::null());
-        command.current_dir(&b.root).env("NO43_GUEST", &b.guest);
-        let out = command.output().context("failed to start /usr/bin/time (package time)")?;
-        ensure!(out.status.success(), "no43 {} ended with {}", args.join(" "), out.status);
-        let text = String::from_utf8_lossy(&out.stderr);
-        let kib: f64 =
-            text.lines().last().unwrap_or_default().trim().parse().context("time printed no number")?;
-        Ok(Figure { name, ours: vec![kib / 1024.0], peer: None, unit: "MiB", aim: "" })
+        command.args(["-f", "%M"]).arg(&b.no43).args(args);
+        Ok(Figure { name, ours: vec![peak(b, &mut command)?], peer: None, unit: "MiB", aim: "" })
     };
-    rows.into_iter().map(figure).collect()
+    let mut figures: Vec<Figure> = rows.into_iter().map(figure).collect::<Result<_>>()?;
+    figures.extend(lab_memory(b)?);
+    Ok(figures)
+}
+
+/// A whole rehearsal: the outer `no43 lab run`, and the `no43 verify` inside, which says itself what it took.
+fn lab_memory(b: &Bench<'_>) -> Result<Vec<Figure>> {
+    let scratch = tempfile::tempdir()?;
+    let evidence = scratch.path().join("evidence");
+    let mut command = Command::new("/usr/bin/time");
+    command.args(["-f", "%M"]).arg(&b.no43).args(["lab", "run", "--profile", "one-card", "--evidence"]);
+    command.arg(&evidence).args(["--", "verify", RECIPE]);
+    let outer = peak(b, &mut command)?;
+    let report: Value = serde_json::from_slice(&std::fs::read(evidence.join("report.json"))?)?;
+    let inner = fact(&report, "memory at most").context("the report names no memory")?;
+    let inner = mib(inner).with_context(|| format!("'{inner}' is no amount of memory"))?;
+    let figure = |name, value| Figure { name, ours: vec![value], peer: None, unit: "MiB", aim: "" };
+    Ok(vec![figure("memory of no43 lab run", outer), figure("memory of no43 verify", inner)])
+}
+
+/// The value of the first fact of this name, in depth.
+fn fact<'a>(value: &'a Value, name: &str) -> Option<&'a str> {
+    match value {
+        Value::Object(map) if map.get("name").is_some_and(|n| n == name) => map.get("value")?.as_str(),
+        Value::Object(map) => map.values().find_map(|v| fact(v, name)),
+        Value::Array(list) => list.iter().find_map(|v| fact(v, name)),
+        _ => None,
+    }
+}
+
+/// `7.3 MiB` as a number.
+fn mib(text: &str) -> Option<f64> {
+    text.strip_suffix(" MiB")?.parse().ok()
+}
+
+/// Runs `time -f %M PROGRAM …`; the largest resident memory in MiB.
+fn peak(b: &Bench<'_>, command: &mut Command) -> Result<f64> {
+    command.stdin(Stdio::null()).current_dir(&b.root).env("NO43_GUEST", &b.guest);
+    let out = command.output().context("failed to start /usr/bin/time (package time)")?;
+    let text = String::from_utf8_lossy(&out.stderr);
+    ensure!(out.status.success(), "{command:?} ended with {}:\n{text}", out.status);
+    let kib: f64 =
+        text.lines().last().unwrap_or_default().trim().parse().context("time printed no number")?;
+    Ok(kib / 1024.0)
 }
 
 /// Our image in an empty store against mmdebstrap and `mke2fs -d` with the same packages; both fetch everything.

@@ -15,6 +15,7 @@ use crate::evidence::{CheckResult, Event, Fact, Recorder, Round, RunDir, Section
 use crate::report;
 use crate::stop::Stop;
 use crate::verdict::{FailureKind, Verdict};
+use crate::words;
 use no43_builder::image::Image;
 use no43_builder::plan::Plan;
 use no43_host::Roots;
@@ -106,6 +107,7 @@ pub fn verify(
     let folder = run.path().to_owned();
     let mut recorder = Recorder::new(run, sink);
     let answer = in_folder(plan, image, options, stop, &mut recorder);
+    own_facts(options, &mut recorder);
     let written = recorder.finish(&answer).and_then(|_| report::write(&folder).map(drop));
     match written {
         Ok(()) => answer,
@@ -169,6 +171,16 @@ fn image_facts(image: &Image, recorder: &mut Recorder<'_>) {
         Fact::new("packages", manifest.provenance.packages.len().to_string()),
     ];
     recorder.event(Event::Facts { subject: "image".into(), facts });
+}
+
+/// What this run itself cost the host, QEMU left out.
+fn own_facts(options: &VerifyOptions, recorder: &mut Recorder<'_>) {
+    let status = std::fs::read_to_string(options.roots.proc_.join("self/status")).unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
+    if let Some(kib) = peak.and_then(|kib| kib.parse::<u64>().ok()) {
+        let facts = vec![Fact::new("memory at most", words::bytes(kib << 10))];
+        recorder.event(Event::Facts { subject: "no43".into(), facts });
+    }
 }
 
 /// Did the control fail where it must, with everything before it green? Returns the line that shows it, or what is wrong with it.

@@ -121,7 +121,11 @@ pub(crate) fn build(
     let console = staging.dir().join("console.log");
     let spec = machine(plan, step, below, &disk, &console, context);
     context.progress.phase("starting the machine");
-    let options = StartOptions { qemu: context.options.qemu.clone(), ..StartOptions::new(&run_dir) };
+    let options = StartOptions {
+        qemu: context.options.qemu.clone(),
+        dies_with_us: true,
+        ..StartOptions::new(&run_dir)
+    };
     let failed = |source: StepError| BuildError::Step { step: layer.name.clone(), source: Box::new(source) };
     let result = in_machine(&spec, &options, step, &console, context);
     let _ = std::fs::remove_dir_all(&run_dir);

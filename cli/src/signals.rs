@@ -1,7 +1,7 @@
 //! Ctrl-C: once asks the run to stop in order, twice leaves at once.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use no43_harness::exit_codes;
 use no43_harness::stop::Stop;
@@ -11,20 +11,32 @@ use signal_hook::iterator::Signals;
 /// The signals by which people and services end a program.
 const ENDING: [i32; 3] = [SIGINT, SIGTERM, SIGHUP];
 
-/// A stop token that the first ending signal sets. The second one ends the process; what the run then leaves bound is
-/// given back by the next command that changes something.
+/// A stop token that the first ending signal sets. The second one ends the process and its throw-away machines; what the
+/// run then leaves bound is given back by the next command that changes something.
 pub(crate) fn stop_token() -> std::io::Result<Stop> {
-    let asked = Arc::new(AtomicBool::new(false));
-    for signal in ENDING {
-        // In this order: the first signal finds the flag unset, and sets it for the second.
-        signal_hook::flag::register_conditional_shutdown(
-            signal,
-            i32::from(exit_codes::INTERRUPTED),
-            Arc::clone(&asked),
-        )?;
-        signal_hook::flag::register(signal, Arc::clone(&asked))?;
+    let stop = Stop::new();
+    let mut signals = Signals::new(ENDING)?;
+    let asked = stop.clone();
+    std::thread::spawn(move || {
+        for (before, _) in signals.forever().enumerate() {
+            match before {
+                0 => asked.set(),
+                _ => leave(),
+            }
+        }
+    });
+    Ok(stop)
+}
+
+/// Out, with nothing undone that takes time.
+fn leave() -> ! {
+    let killed = no43_machine::process::kill_own();
+    if killed.is_empty() {
+        eprintln!("no43: left at once; 'no43 release' puts right what is left behind");
+    } else {
+        eprintln!("no43: left at once, its machine was killed; 'no43 release' gives the card back");
     }
-    Ok(Stop::from_flag(asked))
+    std::process::exit(i32::from(exit_codes::INTERRUPTED))
 }
 
 /// Ending signals, counted: for a command that passes the first one on and decides itself about the second.

@@ -13,11 +13,6 @@ impl Stop {
         Self::default()
     }
 
-    /// A token around a flag that a signal handler sets.
-    pub fn from_flag(flag: Arc<AtomicBool>) -> Self {
-        Self(flag)
-    }
-
     /// Asks the run to stop at its next safe point.
     pub fn set(&self) {
         self.0.store(true, Ordering::SeqCst);

@@ -42,6 +42,9 @@ pub struct StartOptions {
     pub run_as: Option<RunAs>,
     /// Leave QEMU running when the [`Machine`] is dropped; [`Machine::adopt`] finds it again.
     pub outlives: bool,
+    /// Let the kernel kill QEMU when the thread that started it ends, even by `kill -9`: for machines without a card that
+    /// nobody could take up again.
+    pub dies_with_us: bool,
     /// How long QEMU may take to greet.
     pub limit: Duration,
 }
@@ -54,6 +57,7 @@ impl StartOptions {
             dirs: RunDirs::at(run_dir),
             run_as: None,
             outlives: false,
+            dies_with_us: false,
             limit: GREETING_LIMIT,
         }
     }
@@ -218,6 +222,9 @@ impl Machine {
             process.kill_group();
             return Err(failed("write the machine's record", why));
         }
+        if options.outlives {
+            process.disown();
+        }
         note(&record);
         match Qmp::open(stream, options.limit) {
             Ok(qmp) => Ok(Machine {
@@ -348,6 +355,7 @@ impl Machine {
     /// From now on QEMU lives on when this is dropped.
     pub fn leave_running(&mut self) {
         self.outlives = true;
+        self.process.disown();
     }
 }
 
@@ -389,6 +397,9 @@ fn prepare(spec: &MachineSpec, options: &StartOptions) -> io::Result<UnixListene
 /// is the same.
 fn command_line(spec: &MachineSpec, options: &StartOptions) -> Vec<String> {
     let mut argv = Vec::new();
+    if options.dies_with_us {
+        argv.extend(["setpriv", "--pdeathsig", "KILL", "--"].map(String::from));
+    }
     if let Some(RunAs { uid, gid }) = options.run_as {
         if let Some(bytes) = spec.memlock_needed() {
             argv.extend(["prlimit".to_owned(), format!("--memlock={bytes}"), "--".to_owned()]);

@@ -3,13 +3,14 @@
 //! QEMU's control socket is its standard input: a listening socket that is bound before QEMU starts needs no polling, and
 //! descriptor 0 is the one that a child can be given without unsafe code and without leaking it into other children.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -41,6 +42,29 @@ pub fn is_running(pid: u32, started: u64) -> bool {
     let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return false };
     let state = stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().next());
     parse_start_time(&stat) == Some(started) && !matches!(state, Some("Z" | "X"))
+}
+
+/// The groups that this process started and means to end itself.
+static OWN: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+fn own() -> MutexGuard<'static, BTreeSet<u32>> {
+    OWN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Whether [`kill_own`] would kill this process.
+pub fn is_own(pid: u32) -> bool {
+    own().contains(&pid)
+}
+
+/// Kills every machine that this process started and would end itself: for a process that leaves without unwinding, whose
+/// machines nobody could use afterwards. Returns their process ids; does not wait.
+pub fn kill_own() -> Vec<u32> {
+    let groups: Vec<u32> = std::mem::take(&mut *own()).into_iter().collect();
+    let pids = groups.iter().filter_map(|pid| Pid::from_raw(i32::try_from(*pid).ok()?));
+    for pid in pids {
+        let _ = kill_process_group(pid, Signal::KILL);
+    }
+    groups
 }
 
 /// How a process ended.
@@ -83,7 +107,10 @@ impl Process {
         let watched =
             start_time(child.id()).and_then(|started| Ok((started, pidfd_open(pid, PidfdFlags::empty())?)));
         match watched {
-            Ok((start_time, pidfd)) => Ok(Process { pid, start_time, pidfd, child: Some(Mutex::new(child)) }),
+            Ok((start_time, pidfd)) => {
+                own().insert(child.id());
+                Ok(Process { pid, start_time, pidfd, child: Some(Mutex::new(child)) })
+            }
             Err(error) => {
                 child.kill()?;
                 child.wait()?;
@@ -123,7 +150,14 @@ impl Process {
         }
     }
 
+    /// From now on it is not ended with this process.
+    pub(crate) fn disown(&self) {
+        own().remove(&self.pid());
+    }
+
     fn reap(&self) -> Status {
+        // its number may soon be another process's
+        self.disown();
         let unknown = Status { code: None, signal: None };
         let Some(child) = &self.child else {
             // An adopted process may be a child of ours after all: left running and taken up again.
@@ -133,7 +167,7 @@ impl Process {
                 signal: status.terminating_signal(),
             });
         };
-        let mut child = child.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut child = child.lock().unwrap_or_else(PoisonError::into_inner);
         child.wait().map_or(unknown, Status::from)
     }
 

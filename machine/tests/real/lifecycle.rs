@@ -143,6 +143,26 @@ fn a_killed_machine_is_gone_with_its_reason_unknown() {
 }
 
 #[test]
+fn a_machine_that_dies_with_us_goes_with_the_thread_that_started_it() {
+    let (spec, _dir, mut options) = bare("tied");
+    options.dies_with_us = true;
+    options.outlives = true;
+    let machine = std::thread::spawn(move || start(&spec, &options)).join().unwrap();
+    let exit = machine.wait_exit(SECONDS).expect("the kernel killed it");
+    assert_eq!(exit.status.signal, Some(9));
+}
+
+#[test]
+fn the_last_way_out_kills_what_would_not_outlive() {
+    let (spec, _dir, options) = bare("own");
+    let machine = start(&spec, &options);
+    // only this one: other tests of this process have machines of their own
+    assert!(no43_machine::process::is_own(machine.pid()));
+    assert!(machine.kill());
+    assert!(!no43_machine::process::is_own(machine.pid()));
+}
+
+#[test]
 fn dropping_kills_unless_it_outlives() {
     let (spec, _dir, mut options) = bare("dropped");
     let machine = start(&spec, &options);

@@ -85,6 +85,21 @@ pub(crate) fn interrupted(scene: &Scene) -> Result<()> {
     script(scene, 240, body)
 }
 
+pub(crate) fn interrupted_twice(scene: &Scene) -> Result<()> {
+    let body = r#"
+        verify; within 60 running
+        kill -INT $inner; sleep 0.3; kill -INT $inner
+        within 5 ended
+        [ "$(cat verify.code)" = 130 ] || { cat verify.log; fail "exit code $(cat verify.code) instead of 130"; }
+        says verify.log "no43 release"
+        pkill -9 -u lab -x qemu-system-x86
+        within 20 eval '! running'
+        no43 release > release.log 2>&1 || { cat release.log; fail "release failed"; }
+        back || fail "after release: $(driver $card) and $(driver $(audio $card))"
+    "#;
+    script(scene, 240, body)
+}
+
 pub(crate) fn qemu_killed(scene: &Scene) -> Result<()> {
     let body = r#"
         verify; within 60 running

@@ -152,9 +152,7 @@ impl MachineSpec {
             argv.pair("-sandbox", SANDBOX);
         }
         let mut machine = format!("{},vmport=off,dump-guest-core=off", self.machine_type);
-        if self.nested_uefi_workround {
-            machine.push_str(",kernel-irqchip=off");
-        } else if self.virtual_iommu && self.accel == crate::Accel::Kvm {
+        if self.virtual_iommu && self.accel == crate::Accel::Kvm {
             machine.push_str(",kernel-irqchip=split");
         }
         if let Firmware::Uefi { smm, .. } = &self.firmware {
@@ -162,10 +160,7 @@ impl MachineSpec {
         }
         argv.pair("-machine", machine);
         argv.pair("-accel", self.accel.argument());
-        argv.pair(
-            "-cpu",
-            if self.nested_uefi_workround { format!("{},kvm=off", self.cpu) } else { self.cpu.clone() },
-        );
+        argv.pair("-cpu", self.cpu.clone());
         let smp = self.smp;
         let (count, sockets, cores, threads) = (smp.count(), smp.sockets, smp.cores, smp.threads);
         argv.pair("-smp", format!("{count},sockets={sockets},cores={cores},threads={threads}"));

@@ -96,9 +96,6 @@ pub struct MachineSpec {
     pub paused: bool,
     /// Wait for a saved state instead of booting; see [`crate::snapshot::restore`].
     pub incoming: bool,
-    /// The guest runs UEFI under a KVM that is itself emulated by TCG. Without this work-round a nested CR8 write kills the
-    /// *outer* QEMU after 19 to 32 s (`assertion failed: (bql_locked())`).
-    pub nested_uefi_workround: bool,
     /// QEMU's seccomp sandbox with everything denied. Only for `false` is there ever a reason to look twice.
     pub sandbox: bool,
     /// Further arguments, put last: the lab's own devices.
@@ -135,7 +132,6 @@ impl MachineSpec {
             virtual_iommu: false,
             paused: false,
             incoming: false,
-            nested_uefi_workround: false,
             sandbox: true,
             extra: Vec::new(),
         }

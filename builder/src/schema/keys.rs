@@ -146,7 +146,7 @@ static MACHINE: &[Field] = &[
         OneOf(&[word("disk"), word("direct")]),
         "Bootloader and kernel from the disk, or the kernel given to QEMU.",
     ),
-    key("uefi-under-lab", Bool, "The work-round for UEFI under the lab's emulated KVM."),
+    key("uefi-under-lab", Bool, "The work-round for UEFI inside the lab: without its KVM, and slow."),
     later("tpm", Bool, "A virtual TPM 2.0."),
     later(
         "disk-bus",

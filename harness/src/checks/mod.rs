@@ -29,6 +29,8 @@ use std::time::{Duration, Instant};
 /// How long a check waits for something that comes a little after the agent.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
+    /// For one run of the guest program: it reads sysfs, or sets a mode.
+    pub program: Duration,
     /// For drivers and connectors: udev loads modules while the agent already answers.
     pub driver: Duration,
     /// For the picture: from "painted" in the guest to the frame on the output.
@@ -40,15 +42,24 @@ pub struct Limits {
 impl Limits {
     /// On a host with KVM.
     pub const QUICK: Self = Self {
+        program: Duration::from_secs(60),
         driver: Duration::from_secs(30),
         picture: Duration::from_secs(10),
         pause: Duration::from_millis(300),
     };
     /// Under TCG, or under a KVM that TCG emulates: everything takes 10 to 30 times as long.
     pub const SLOW: Self = Self {
+        program: Duration::from_secs(60),
         driver: Duration::from_secs(120),
         picture: Duration::from_secs(60),
         pause: Duration::from_secs(1),
+    };
+    /// Under TCG inside a lab: emulation in emulation. A report that takes 40 ms on a real machine took over a minute.
+    pub const SLOWEST: Self = Self {
+        program: Duration::from_secs(300),
+        driver: Duration::from_secs(900),
+        picture: Duration::from_secs(300),
+        pause: Duration::from_secs(3),
     };
 }
 

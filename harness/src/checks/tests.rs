@@ -141,7 +141,12 @@ const ALL: ChecksPlan = ChecksPlan {
     lifecycle: Vec::new(),
     ready_limit: 60,
 };
-const NO_WAIT: Limits = Limits { driver: Duration::ZERO, picture: Duration::ZERO, pause: Duration::ZERO };
+const NO_WAIT: Limits = Limits {
+    program: Duration::ZERO,
+    driver: Duration::ZERO,
+    picture: Duration::ZERO,
+    pause: Duration::ZERO,
+};
 
 /// One round, or several with the same seeds, as lines "mark name: seen".
 fn ask(

@@ -11,18 +11,17 @@ use std::time::Duration;
 /// Our program in the guest; the agent looks it up in its `PATH`.
 const PROGRAM: &str = "no43-guest";
 
-/// How long the guest program may take: it reads sysfs, or sets a mode. A guest without KVM needs seconds for either.
-const PROGRAM_LIMIT: Duration = Duration::from_secs(60);
-
 /// A guest inside a machine.
 pub(crate) struct LiveGuest<'a> {
     machine: &'a Machine,
+    /// For one run of our program.
+    limit: Duration,
     boot_id: Option<String>,
 }
 
 impl<'a> LiveGuest<'a> {
-    pub(crate) fn new(machine: &'a Machine) -> Self {
-        Self { machine, boot_id: None }
+    pub(crate) fn new(machine: &'a Machine, limit: Duration) -> Self {
+        Self { machine, limit, boot_id: None }
     }
 
     fn ask(&self, arguments: &[&str]) -> Result<Vec<u8>> {
@@ -31,7 +30,7 @@ impl<'a> LiveGuest<'a> {
         let output = self
             .machine
             .agent()
-            .exec(&argv, &ExecLimits::within(PROGRAM_LIMIT))
+            .exec(&argv, &ExecLimits::within(self.limit))
             .with_context(|| format!("failed to run '{}' in the guest", argv.join(" ")))?;
         finished(&argv, output)
     }

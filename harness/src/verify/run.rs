@@ -172,6 +172,10 @@ impl Run<'_, '_> {
     }
 
     fn accel(&mut self) -> Accel {
+        if self.plan.machine.uefi_under_lab {
+            self.recorder.note("machine.uefi-under-lab: using TCG, QEMU's translator, inside the lab", true);
+            return Accel::Tcg;
+        }
         let verdict = kvm::probe_cached(&self.options.roots, &self.options.state);
         let (accel, warning) = no43_machine::accel::choose(&verdict);
         if let Some(warning) = warning {
@@ -235,8 +239,11 @@ impl Run<'_, '_> {
         accel: Accel,
         scratch: &Scratch,
     ) -> Result<(), Failure> {
-        let slow = accel == Accel::Tcg || self.eye().is_some();
-        let limits = if slow { Limits::SLOW } else { Limits::QUICK };
+        let limits = match (accel, self.eye().is_some()) {
+            (Accel::Tcg, true) => Limits::SLOWEST,
+            (Accel::Tcg, false) | (Accel::Kvm, true) => Limits::SLOW,
+            (Accel::Kvm, false) => Limits::QUICK,
+        };
         let mut machine = self.start(held, spec, scratch)?;
         let mut asked = self.first_round(&machine, subjects, spec, limits, scratch);
         for step in self.plan.checks.lifecycle.clone() {
@@ -384,7 +391,7 @@ impl Run<'_, '_> {
         self.stopped("checks")?;
         let name = format!("checks{}", round.suffix());
         let phase = self.recorder.begin(&name, None, "each check has its own limit");
-        let mut guest = LiveGuest::new(machine);
+        let mut guest = LiveGuest::new(machine, limits.program);
         let mut eye = self.eye();
         let mut asking = Asking {
             guest: &mut guest,

@@ -112,7 +112,6 @@ pub(crate) fn machine_spec(
             "machine.firmware = \"uefi\", and no UEFI firmware was found on this host: install the package ovmf"
         ),
     };
-    spec.nested_uefi_workround = plan.machine.uefi_under_lab;
     spec.network = match plan.network {
         NetworkPlan::None => Network::None,
         NetworkPlan::User => Network::User { mac: None, restrict: false, forwards: Vec::new() },

@@ -192,13 +192,6 @@ fn a_lab_host() {
 }
 
 #[test]
-fn uefi_under_a_nested_kvm() {
-    let spec = MachineSpec { nested_uefi_workround: true, ..MachineSpec::new("inner", Accel::Kvm) };
-    let text = lines(&spec);
-    assert!(text.contains("kernel-irqchip=off") && text.contains("\n-cpu host,kvm=off\n"), "{text}");
-}
-
-#[test]
 fn what_cannot_be_is_said_before_the_start() {
     let short = RunDirs::at("/r");
     let error = |spec: &MachineSpec, dirs: &RunDirs| spec.check(dirs).unwrap_err().to_string();

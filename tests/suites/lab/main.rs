@@ -21,7 +21,7 @@ static CASES: &[Case] = &[
     Case::new("a-card-that-cannot-work-fails-in-driver-and-nowhere-before", proof::negative_control)
         .needs(LAB),
     Case::new("debian-with-systemd-is-proved", proof::debian).needs(LAB),
-    Case::new("uefi-is-proved-with-the-work-round", proof::uefi).needs(&["no43", "lab", "uefi", "soak"]),
+    Case::new("a-guest-that-boots-by-uefi-is-proved", proof::uefi).needs(&["no43", "lab", "uefi", "soak"]),
     Case::new("two-restores-have-the-same-files-other-ids-and-the-right-time", proof::restored_twice)
         .needs(LAB),
     Case::new("a-group-with-two-cards-is-refused-and-names-the-other", refusals::bad_groups).needs(LAB),
@@ -36,6 +36,8 @@ static CASES: &[Case] = &[
     Case::new("after-kill-9-at-any-moment-release-puts-things-right", faults::killed_at_any_moment)
         .needs(&["no43", "lab", "soak"]),
     Case::new("ctrl-c-gives-the-card-back", faults::interrupted).needs(LAB),
+    Case::new("ctrl-c-twice-leaves-at-once-and-release-puts-things-right", faults::interrupted_twice)
+        .needs(LAB),
     Case::new("a-qemu-that-dies-is-a-failure-with-its-last-words", faults::qemu_killed).needs(LAB),
     Case::new("an-agent-that-never-answers-names-phase-limit-and-last-screen", faults::silent_agent)
         .needs(LAB),

@@ -1,5 +1,7 @@
 //! The guest program on Linux.
 
+mod command;
+
 pub(crate) mod display;
 pub(crate) mod init;
 pub(crate) mod kernel_log;
@@ -8,6 +10,9 @@ pub(crate) mod pci;
 pub(crate) mod power;
 pub(crate) mod report;
 mod scanout;
+pub(crate) mod setup;
+
+pub(crate) use command::{Task, actor, called_by_another_name, first_start, power_off, restart, setup_logs};
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -88,7 +88,11 @@ fn write_lines(path: &Path, lines: &Receiver<String>) {
 
 #[cfg(windows)]
 fn open(path: &Path) -> std::io::Result<File> {
-    let file = OpenOptions::new().write(true).open(path)?;
+    use std::io::{Seek as _, SeekFrom};
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    if file.metadata().is_ok_and(|meta| meta.is_file()) {
+        file.seek(SeekFrom::End(0))?; // a port has no end; a log that is written instead of one does
+    }
     crate::windows::api::set_up_serial_port(&file);
     Ok(file)
 }

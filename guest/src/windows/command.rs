@@ -1,0 +1,54 @@
+//! The commands that only the Windows program has, and its answers to those that both have.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::Subcommand;
+use no43_guest::setup::first_start::{FirstStart, FirstStarted};
+
+use super::api::machine;
+use super::setup::{self, Windows};
+
+#[derive(Subcommand)]
+pub(crate) enum Task {}
+
+impl Task {
+    pub(crate) fn run(self) -> Result<()> {
+        match self {}
+    }
+}
+
+/// What carries out set-up plans here.
+pub(crate) fn actor(state: &Path, channels: &[PathBuf]) -> Windows {
+    Windows::new(state, channels)
+}
+
+/// Applies what an instance is given at its first start.
+pub(crate) fn first_start(request: &FirstStart) -> FirstStarted {
+    setup::first_start(request)
+}
+
+/// Where Windows Setup writes what went wrong, in Windows itself and in the system that it starts from.
+pub(crate) fn setup_logs() -> Vec<PathBuf> {
+    let root = PathBuf::from(std::env::var_os("SystemRoot").unwrap_or_else(|| r"C:\Windows".into()));
+    let folders = [root.join("Panther"), root.join(r"Panther\UnattendGC"), r"X:\Windows\Panther".into()];
+    let before = [r"C:\$Windows.~BT\Sources\Panther".into(), r"C:\Windows\Panther".into()];
+    let mut files: Vec<PathBuf> = folders
+        .into_iter()
+        .chain(before)
+        .flat_map(|folder: PathBuf| ["setuperr.log", "setupact.log"].map(|name| folder.join(name)))
+        .collect();
+    files.sort();
+    files.dedup();
+    files
+}
+
+/// Restarts Windows.
+pub(crate) fn restart() -> Result<u8> {
+    machine::end(true).context("failed to restart Windows").map(|()| 0)
+}
+
+/// Switches the machine off.
+pub(crate) fn power_off() -> Result<u8> {
+    machine::end(false).context("failed to shut Windows down").map(|()| 0)
+}

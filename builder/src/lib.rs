@@ -8,6 +8,7 @@ pub mod diagnostic;
 mod disk;
 pub mod image;
 mod initrd;
+pub mod install;
 pub mod key;
 pub mod lock;
 pub mod media;

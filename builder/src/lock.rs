@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use crate::diagnostic::{Kind, Place, Problem, Problems};
 use crate::key::is_sha256_hex;
 
+pub(crate) use facts::{KIND_BYTES, kind_of};
 pub use resolve::{Change, Tools, Update};
 pub use verify::{Verified, input_path};
 

@@ -1,17 +1,25 @@
 //! What an installation medium holds, read in place: no mount, no extraction, a few hundred kilobytes of reads.
 //!
-//! Microsoft's media are UDF; their ISO 9660 side holds nothing but a readme, so only UDF is looked at.
+//! Microsoft's media are UDF; their ISO 9660 side holds nothing but a readme, so only UDF is looked at. The facts go
+//! into the lock, and what a recipe asks for is checked against them ([`Media::check`]) before anything starts.
 
+mod check;
+mod inspect;
+mod secure_boot;
+pub(crate) mod source;
+mod systems;
+pub(crate) mod udf;
 pub mod wim;
 
-use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use isomage::TreeNode;
 use serde::{Deserialize, Serialize};
 
-use wim::{Wim, WimError};
+pub use check::{Mismatch, Wanted};
+pub use inspect::{inspect, inspect_counted};
+pub use secure_boot::SecureBoot;
+pub use systems::{SYSTEMS, System};
+use wim::{WimError, WimImage};
 
 /// Why a medium cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -25,22 +33,78 @@ pub enum MediaError {
         source: std::io::Error,
     },
     /// The file is something else.
+    #[error("{path} is not a Windows ISO, but {what}\n    fix   {fix}")]
+    NotADisc {
+        /// The medium.
+        path: PathBuf,
+        /// What it is, as far as its first bytes tell.
+        what: String,
+        /// What to do.
+        fix: &'static str,
+    },
+    /// A disc, but not one that installs Windows.
     #[error(
-        "{path} is not a UDF disc image: {why}\n  fix   name the ISO as the publisher ships it; its first bytes are {first}"
+        "{path} installs no Windows: the disc '{label}' has no sources/install.wim, install.esd or install.swm; at its \
+         top are {found}\n    fix   name the ISO as Microsoft ships it"
     )]
-    NotUdf {
+    NotWindows {
+        /// The medium.
+        path: PathBuf,
+        /// Its volume's name.
+        label: String,
+        /// Names in the root folder.
+        found: String,
+    },
+    /// A medium of the creation tool for two architectures.
+    #[error(
+        "{path} holds Windows for more than one architecture ({}), which Setup only offers in a menu\n    \
+         fix   make or fetch the ISO for one architecture: x64",
+        found.join(", ")
+    )]
+    SeveralArchitectures {
+        /// The medium.
+        path: PathBuf,
+        /// Folders with an installation each.
+        found: Vec<String>,
+    },
+    /// The file ends before the disc does.
+    #[error(
+        "{path} is cut off: {what} reaches to byte {needed}, and the file has {bytes}\n    \
+         fix   fetch it again, and compare its SHA-256 with the publisher's"
+    )]
+    Truncated {
+        /// The medium.
+        path: PathBuf,
+        /// The file or structure that is not whole.
+        what: String,
+        /// Where that ends.
+        needed: u64,
+        /// Size of the medium.
+        bytes: u64,
+    },
+    /// The disc's structures are damaged.
+    #[error(
+        "the UDF volume on {path} cannot be read: {why}\n    fix   fetch it again, and compare its SHA-256"
+    )]
+    Damaged {
         /// The medium.
         path: PathBuf,
         /// What the reader found.
         why: String,
-        /// The first bytes, as text where they are text: an HTML page shows itself.
-        first: String,
     },
-    /// A disc, but not one that installs Windows.
-    #[error("{path} installs no Windows: there is no sources/install.wim, install.esd or install.swm on it")]
-    NotWindows {
+    /// Split images without the rest.
+    #[error("{path} holds part {part} of {parts} as {file}, and {missing} is not there")]
+    MissingPart {
         /// The medium.
         path: PathBuf,
+        /// The file that is there.
+        file: String,
+        /// Its number.
+        part: u16,
+        /// How many there are.
+        parts: u16,
+        /// The first that is not.
+        missing: String,
     },
     /// An image file on the disc is damaged.
     #[error("{file} on {path} {source}")]
@@ -48,7 +112,7 @@ pub enum MediaError {
         /// The medium.
         path: PathBuf,
         /// The file on it.
-        file: &'static str,
+        file: String,
         /// What is wrong.
         source: WimError,
     },
@@ -56,19 +120,30 @@ pub enum MediaError {
 
 /// What a Windows installation medium holds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct MediaFacts {
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
+pub struct Media {
+    /// The volume's name, such as `CCCOMA_X64FRE_FR-FR_DV9`.
+    pub label: String,
     /// Size of the medium.
     pub bytes: u64,
-    /// The file that is installed from, such as `sources/install.wim`.
-    pub install_file: String,
-    /// What it holds.
-    pub install: Wim,
-    /// Languages that Setup itself can speak, from `boot.wim`: `SetupUILanguage` must be one of these.
-    pub setup_languages: Vec<String>,
+    /// Such as `amd64`: what an answer file for it must say.
+    pub architecture: String,
     /// How the medium is sold.
     pub channel: Channel,
-    /// Who signed the boot manager; `None` where it could not be read.
-    pub boot_authority: Option<BootAuthority>,
+    /// For how many days an evaluation runs, counted from its installation; `None` for others, and where it is unknown.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation_days: Option<u32>,
+    /// The file that is installed from, such as `sources/install.wim`.
+    pub install_file: String,
+    /// Compressed as a whole (ESD); Setup takes it, offline tools often do not.
+    pub esd: bool,
+    /// Languages that Setup itself can speak, from `boot.wim`: `SetupUILanguage` must be one of these.
+    pub setup_languages: Vec<String>,
+    /// The authorities that issued the certificates of the boot manager's signatures; empty where it has none.
+    pub boot_signers: Vec<String>,
+    /// The editions that can be installed, in the order of the file.
+    #[serde(rename = "image")]
+    pub images: Vec<WimImage>,
 }
 
 /// How a medium is sold: it decides about the product key.
@@ -95,172 +170,44 @@ pub enum BootAuthority {
     Windows2023,
 }
 
-/// In this order; only one of them is on a medium.
-const INSTALL_FILES: &[&str] = &["sources/install.wim", "sources/install.esd", "sources/install.swm"];
-const BOOT_WIM: &str = "sources/boot.wim";
-const CHANNEL_FILE: &str = "sources/ei.cfg";
-const BOOT_MANAGERS: &[&str] = &["efi/boot/bootx64.efi", "efi/boot/bootaa64.efi"];
-/// Larger than any boot manager seen (2.6 MB).
-const BOOT_MANAGER_LIMIT: u64 = 16 << 20;
-const CHANNEL_LIMIT: u64 = 4096;
+/// The newer one first: where a program has both signatures, it counts.
 const AUTHORITIES: &[(&str, BootAuthority)] = &[
     ("Windows UEFI CA 2023", BootAuthority::Windows2023),
     ("Microsoft Windows Production PCA 2011", BootAuthority::Windows2011),
 ];
 
-/// Reads what a Windows installation medium holds.
-///
-/// # Errors
-/// When the file cannot be read, is no UDF disc, installs no Windows, or is damaged.
-pub fn inspect(path: &Path) -> Result<MediaFacts, MediaError> {
-    let io = |source| MediaError::Io { path: path.to_owned(), source };
-    let mut disc = Disc::open(path)?;
-    let bytes = disc.file.seek(SeekFrom::End(0)).map_err(io)?;
-    let install_file = INSTALL_FILES.iter().copied().find(|name| disc.find(name).is_some());
-    let install_file = install_file.ok_or_else(|| MediaError::NotWindows { path: path.to_owned() })?;
-    let install = disc.wim(install_file)?;
-    let boot = if disc.find(BOOT_WIM).is_some() { Some(disc.wim(BOOT_WIM)?) } else { None };
-    let mut setup_languages: Vec<String> =
-        boot.into_iter().flat_map(|wim| wim.images).flat_map(|i| i.languages).collect();
-    setup_languages.sort();
-    setup_languages.dedup();
-    let channel = channel(&install, disc.small_file(CHANNEL_FILE, CHANNEL_LIMIT).map_err(io)?.as_deref());
-    let mut boot_authority = None;
-    for name in BOOT_MANAGERS {
-        if let Some(program) = disc.small_file(name, BOOT_MANAGER_LIMIT).map_err(io)? {
-            boot_authority = authority(&program);
-        }
-    }
-    Ok(MediaFacts {
-        bytes,
-        install_file: install_file.to_owned(),
-        install,
-        setup_languages,
-        channel,
-        boot_authority,
-    })
-}
-
-/// An open medium with its directory tree.
-struct Disc {
-    path: PathBuf,
-    file: BufReader<File>,
-    root: TreeNode,
-}
-
-impl Disc {
-    fn open(path: &Path) -> Result<Self, MediaError> {
-        let io = |source| MediaError::Io { path: path.to_owned(), source };
-        let mut file = BufReader::new(File::open(path).map_err(io)?);
-        let mut first = [0; 48];
-        let length = file.read(&mut first).map_err(io)?;
-        let root = isomage::udf::parse_udf(&mut file).map_err(|why| MediaError::NotUdf {
-            path: path.to_owned(),
-            why: why.to_string(),
-            first: first[..length].escape_ascii().to_string(),
-        })?;
-        Ok(Self { path: path.to_owned(), file, root })
+impl Media {
+    /// Who signed the boot manager; `None` for a stranger, or where there is no signature.
+    #[must_use]
+    pub fn boot_authority(&self) -> Option<BootAuthority> {
+        let signed = |name: &str| self.boot_signers.iter().any(|signer| signer == name);
+        AUTHORITIES.iter().find(|(name, _)| signed(name)).map(|(_, authority)| *authority)
     }
 
-    /// A file's place and length; names are compared without case, as Windows does.
-    fn find(&self, name: &str) -> Option<(u64, u64)> {
-        let mut node = &self.root;
-        for part in name.split('/') {
-            node = node.children.iter().find(|child| child.name.eq_ignore_ascii_case(part))?;
-        }
-        Some((node.file_location?, node.file_length?))
+    /// Which Windows it is; build included, as a person would say it: `Windows 10 (19045)`.
+    #[must_use]
+    pub fn title(&self) -> String {
+        let name = self.system().map_or("Windows", |system| system.name);
+        let build = self.images.first().and_then(|image| image.version.as_deref());
+        format!("{name} ({})", build.unwrap_or("unknown build"))
     }
 
-    fn wim(&mut self, name: &'static str) -> Result<Wim, MediaError> {
-        let error = |source| MediaError::Wim { path: self.path.clone(), file: name, source };
-        let (start, length) =
-            self.find(name).ok_or_else(|| error(WimError::Truncated { what: "the file" }))?;
-        wim::read(&mut self.file, start, length).map_err(|source| MediaError::Wim {
-            path: self.path.clone(),
-            file: name,
-            source,
-        })
+    /// The system that recipes name;  `None` for one that this version does not know. All images of a medium are of one system.
+    #[must_use]
+    pub fn system(&self) -> Option<&'static System> {
+        let image = self.images.first()?;
+        systems::of(image.is_server(), image.build()?)
     }
 
-    /// A file's contents, if it is there and not larger than `limit`.
-    fn small_file(&mut self, name: &str, limit: u64) -> std::io::Result<Option<Vec<u8>>> {
-        let Some((start, length)) = self.find(name).filter(|(_, length)| *length <= limit) else {
-            return Ok(None);
+    /// The image with this edition id, compared without case. Servers have two with the same id: without a desktop
+    /// ("Server Core") and with one, which is preferred.
+    #[must_use]
+    pub fn image(&self, edition: &str) -> Option<&WimImage> {
+        let fits = |image: &&WimImage| {
+            image.edition_id.as_deref().is_some_and(|found| found.eq_ignore_ascii_case(edition))
         };
-        self.file.seek(SeekFrom::Start(start))?;
-        let mut contents = Vec::new();
-        (&mut self.file).take(length).read_to_end(&mut contents)?;
-        Ok(Some(contents))
-    }
-}
-
-/// Evaluation editions say so in their edition id; otherwise `ei.cfg` does, with a line below `[Channel]` or `[VL]`.
-fn channel(install: &Wim, ei_cfg: Option<&[u8]>) -> Channel {
-    let editions = || install.images.iter().filter_map(|image| image.edition_id.as_deref());
-    if editions().next().is_some() && editions().all(|edition| edition.ends_with("Eval")) {
-        return Channel::Evaluation;
-    }
-    let text = String::from_utf8_lossy(ei_cfg.unwrap_or_default()).to_lowercase();
-    let lines: Vec<&str> = text.lines().map(str::trim).collect();
-    let below = |section: &str| {
-        let at = lines.iter().position(|line| *line == section)?;
-        lines.get(at + 1).copied()
-    };
-    match (below("[channel]"), below("[vl]")) {
-        (Some("volume"), _) | (_, Some("1")) => Channel::Volume,
-        (Some("eval"), _) => Channel::Evaluation,
-        (Some(_), _) => Channel::Retail,
-        (None, _) => Channel::Unknown,
-    }
-}
-
-/// Certificates hold the names of their issuers as plain text, so the signature need not be taken apart to tell two
-/// authorities apart. It is not verified here: firmware does that.
-fn authority(program: &[u8]) -> Option<BootAuthority> {
-    let holds = |name: &str| program.windows(name.len()).any(|window| window == name.as_bytes());
-    AUTHORITIES.iter().find(|(name, _)| holds(name)).map(|(_, authority)| *authority)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn wim(editions: &[&str]) -> Wim {
-        let image =
-            |edition: &&str| wim::WimImage { edition_id: Some((*edition).to_owned()), ..Default::default() };
-        Wim { esd: false, part: (1, 1), images: editions.iter().map(image).collect() }
-    }
-
-    #[test]
-    fn the_channel_comes_from_the_editions_and_from_ei_cfg() {
-        let retail = b"[EditionID]\r\n\r\n[Channel]\r\nRetail\r\n[VL]\r\n0\r\n";
-        assert_eq!(channel(&wim(&["Professional"]), Some(retail)), Channel::Retail);
-        assert_eq!(channel(&wim(&["Professional"]), Some(b"[Channel]\r\nVolume\r\n")), Channel::Volume);
-        assert_eq!(channel(&wim(&["EnterpriseEval"]), Some(retail)), Channel::Evaluation);
-        assert_eq!(channel(&wim(&["Professional"]), None), Channel::Unknown);
-    }
-
-    #[test]
-    fn the_newer_authority_wins_where_both_are_named() {
-        assert_eq!(authority(b"..Microsoft Windows Production PCA 2011.."), Some(BootAuthority::Windows2011));
-        assert_eq!(
-            authority(b"Microsoft Windows Production PCA 2011 Windows UEFI CA 2023"),
-            Some(BootAuthority::Windows2023)
-        );
-        assert_eq!(authority(b"nothing"), None);
-    }
-
-    #[test]
-    fn an_html_page_with_the_name_of_an_iso_shows_itself() {
-        let file = tempfile::NamedTempFile::new().expect("a temporary file");
-        std::fs::write(file.path(), "<!DOCTYPE html><title>Sign in</title>").expect("written");
-        let error = inspect(file.path()).expect_err("not a disc").to_string();
-        assert!(error.contains("not a UDF disc image") && error.contains("<!DOCTYPE html>"), "{error}");
-    }
-
-    #[test]
-    fn a_missing_file_is_named() {
-        let error = inspect(Path::new("/nowhere/win.iso")).expect_err("not there").to_string();
-        assert!(error.contains("/nowhere/win.iso"), "{error}");
+        let with_desktop = |image: &&WimImage| image.installation_type.as_deref() != Some("Server Core");
+        let mut fitting = self.images.iter().filter(fits);
+        fitting.clone().find(with_desktop).or_else(|| fitting.next())
     }
 }

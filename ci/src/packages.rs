@@ -79,6 +79,13 @@ pub(crate) const PACKAGES: &[Package] = &[
     package(Tier::Test, "qemu-guest-agent", "the real agent, as the other end in tests"),
     package(Tier::Test, "pciutils", "lspci, to compare with"),
     package(Tier::Test, "util-linux", "unshare: a small file system of its own for the full-disk case"),
+    package(
+        Tier::Test,
+        "genisoimage",
+        "discs in the shape of Windows and virtio-win media, for their readers",
+    ),
+    package(Tier::Test, "udftools", "mkudffs: discs of another writer, for the UDF reader"),
+    package(Tier::Test, "wimtools", "wimlib-imagex: real WIM files, for the media inspection"),
     package(Tier::Test, "nix-bin", "nix-instantiate --parse flake.nix"),
     package(Tier::Bench, "time", "largest resident memory of a process"),
 ];

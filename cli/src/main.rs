@@ -9,6 +9,7 @@ mod host_verb;
 mod image;
 mod lab;
 mod lock;
+mod media;
 mod plan;
 mod prepare;
 mod recipe;
@@ -41,6 +42,8 @@ enum Command {
     Recipe(recipe::Args),
     /// Pin every input of the recipes in a directory: size, SHA-256 and facts
     Lock(lock::Args),
+    /// Look into an installation medium: editions, languages, build, keys
+    Media(media::Args),
     /// Print what a recipe comes to: layers, machine, card, checks
     Plan(plan::Args),
     /// Print the JSON Schema of recipes, for editors
@@ -74,6 +77,7 @@ fn main() -> ExitCode {
     let done = match cli.command {
         Command::Recipe(args) => recipe::run(args, &context),
         Command::Lock(args) => lock::run(args, &context),
+        Command::Media(args) => media::run(args, &context),
         Command::Plan(args) => plan::run(&args, &context),
         Command::Schema(args) => schema::run(args),
         Command::Build(args) => build::run(&args, &context),

@@ -1,5 +1,11 @@
 //! UEFI firmware, found by the descriptors that every distribution installs, never by a hard-coded path.
 
+mod der;
+pub mod keys;
+mod signature;
+
+pub use signature::signers;
+
 use std::ffi::OsString;
 use std::fs;
 use std::io;

@@ -2,8 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io;
-use std::os::unix::fs::FileExt;
+use std::io::{self, Read as _};
 use std::path::Path;
 
 /// Offset, bytes there, and what such a file is.
@@ -26,30 +25,60 @@ const KINDS: &[(u64, &[u8], &str)] = &[
 /// The volume label in an ISO's primary descriptor: 32 bytes, filled with spaces.
 const LABEL_AT: u64 = 0x8028;
 
-/// Facts of the file at `path`; nothing is said about a file of no known kind.
-pub(super) fn of(path: &Path) -> io::Result<BTreeMap<String, String>> {
-    let file = File::open(path)?;
-    let mut facts = BTreeMap::new();
-    let Some((.., kind)) = KINDS.iter().find(|(at, magic, _)| read_at::<32>(&file, *at).starts_with(magic))
-    else {
-        return Ok(facts);
-    };
-    facts.insert("kind".to_owned(), (*kind).to_owned());
-    if kind.starts_with("ISO") {
-        let label: String = read_at::<32>(&file, LABEL_AT).iter().map(|b| char::from(*b)).collect();
-        let label = label.trim();
-        if !label.is_empty() && label.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
-            facts.insert("label".to_owned(), label.to_owned());
-        }
-    }
-    Ok(facts)
+/// HTML and XML pages begin with one of these, after white space and in any case.
+const PAGES: &[&str] = &["<!doctype html", "<html", "<head", "<?xml", "<!--", "<script", "<body", "<title"];
+
+/// What a file is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct FileKind {
+    /// For people, without an article.
+    pub(crate) name: &'static str,
+    /// Of an ISO.
+    pub(crate) label: Option<String>,
 }
 
-/// Bytes past the end are zero.
-fn read_at<const N: usize>(file: &File, at: u64) -> [u8; N] {
-    let mut bytes = [0; N];
-    let _ = file.read_at(&mut bytes, at);
-    bytes
+impl FileKind {
+    pub(crate) fn is(&self, name: &str) -> bool {
+        self.name == name
+    }
+}
+
+/// What a file is whose first bytes are these; [`KIND_BYTES`] of them are enough.
+pub(crate) fn kind_of(head: &[u8]) -> Option<FileKind> {
+    let from = |at: u64| usize::try_from(at).ok().and_then(|at| head.get(at..)).unwrap_or_default();
+    let known = KINDS.iter().find(|(at, magic, _)| from(*at).starts_with(magic)).map(|(.., name)| *name);
+    let name = known.or_else(|| is_page(head).then_some("HTML page"))?;
+    let label = name.starts_with("ISO").then(|| label(from(LABEL_AT))).flatten();
+    Some(FileKind { name, label })
+}
+
+fn is_page(head: &[u8]) -> bool {
+    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
+    let begins =
+        |start: &str| text.get(..start.len()).is_some_and(|head| head.eq_ignore_ascii_case(start.as_bytes()));
+    PAGES.iter().any(|start| begins(start))
+}
+
+fn label(field: &[u8]) -> Option<String> {
+    let label: String = field.iter().take(32).map(|b| char::from(*b)).collect();
+    let label = label.trim();
+    let plain = !label.is_empty() && label.chars().all(|c| c.is_ascii_graphic() || c == ' ');
+    plain.then(|| label.to_owned())
+}
+
+/// So many bytes tell what a file is.
+pub(crate) const KIND_BYTES: usize = 0x8800;
+
+/// Facts of the file at `path`; nothing is said about a file of no known kind.
+pub(super) fn of(path: &Path) -> io::Result<BTreeMap<String, String>> {
+    let mut head = Vec::new();
+    File::open(path)?.take(KIND_BYTES as u64).read_to_end(&mut head)?;
+    let mut facts = BTreeMap::new();
+    if let Some(kind) = kind_of(&head) {
+        facts.insert("kind".to_owned(), kind.name.to_owned());
+        facts.extend(kind.label.map(|label| ("label".to_owned(), label)));
+    }
+    Ok(facts)
 }
 
 #[cfg(test)]
@@ -69,6 +98,7 @@ mod tests {
         iso[0x8028..0x8048].copy_from_slice(b"CCCOMA_X64FRE_FR-FR_DV9         ");
         assert_eq!(facts(&iso), r#"{"kind": "ISO 9660 image", "label": "CCCOMA_X64FRE_FR-FR_DV9"}"#);
         assert_eq!(facts(b"#!/bin/sh"), r#"{"kind": "script"}"#);
+        assert_eq!(facts(b"\xef\xbb\xbf \n<!DOCTYPE HTML><title>Sign in"), r#"{"kind": "HTML page"}"#);
         assert_eq!(facts(b""), "{}");
     }
 }

@@ -4,6 +4,7 @@
 //! Fields, all little-endian: magic at 0, flags at 16, parts at 40 and 42, image count at 44, and the XML's resource
 //! entry at 72: size in the low 56 bits, then its offset at 80.
 
+use std::fmt;
 use std::io::{self, Read, Seek, SeekFrom};
 
 use quick_xml::Reader;
@@ -55,24 +56,31 @@ pub struct Wim {
 
 /// One image: an edition that can be installed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct WimImage {
     /// Counts from 1: the value for `/IMAGE/INDEX`.
     pub index: u32,
     /// The value for `/IMAGE/NAME`; translated on some media.
     pub name: String,
     /// Such as `Professional` or `EnterpriseEval`; the same in every language.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub edition_id: Option<String>,
     /// `Client`, `Server`, `Server Core` or `WindowsPE`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub installation_type: Option<String>,
     /// Such as `amd64`; `None` for a number that this version does not know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub arch: Option<String>,
     /// `10.0.19045.2965`: major, minor, build, service pack build.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
     /// Languages inside, such as `fr-FR`.
     pub languages: Vec<String>,
     /// The language that Setup speaks first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_language: Option<String>,
     /// Unpacked size.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bytes: Option<u64>,
 }
 
@@ -82,15 +90,28 @@ impl WimImage {
     pub fn build(&self) -> Option<u32> {
         self.version.as_deref()?.split('.').nth(2)?.parse().ok()
     }
+
+    /// A server, with or without a desktop.
+    #[must_use]
+    pub fn is_server(&self) -> bool {
+        self.installation_type.as_deref().is_some_and(|kind| kind.starts_with("Server"))
+    }
 }
 
-/// Reads the image file that begins at byte `start` of `source` and is `length` bytes long.
+/// `Professional ("Windows 10 Pro")`
+impl fmt::Display for WimImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} (\"{}\")", self.edition_id.as_deref().unwrap_or("no edition id"), self.name)
+    }
+}
+
+/// Reads the image file in `source`, which is `length` bytes long.
 ///
 /// # Errors
 /// When it is cut off, is something else, or its XML cannot be read.
-pub fn read<R: Read + Seek>(source: &mut R, start: u64, length: u64) -> Result<Wim, WimError> {
+pub fn read<R: Read + Seek>(source: &mut R, length: u64) -> Result<Wim, WimError> {
     let mut header = [0; HEADER];
-    read_at(source, start, length, 0, &mut header, "the header")?;
+    read_at(source, length, 0, &mut header, "the header")?;
     if &header[..8] != MAGIC {
         return Err(WimError::NotWim(header[..8].to_vec()));
     }
@@ -106,22 +127,21 @@ pub fn read<R: Read + Seek>(source: &mut R, start: u64, length: u64) -> Result<W
         return Err(WimError::Damaged(format!("it claims {size} bytes of XML")));
     }
     let mut xml = vec![0; usize::try_from(size).map_err(|_| WimError::Damaged("XML size".into()))?];
-    read_at(source, start, length, u64_at(80), &mut xml, "the XML")?;
+    read_at(source, length, u64_at(80), &mut xml, "the XML")?;
     let images = parse_xml(&utf16(&xml)?)?;
     Ok(Wim { esd: u32_at(16) & FLAG_LZMS != 0, part: (u16_at(40), u16_at(42)), images })
 }
 
 fn read_at<R: Read + Seek>(
     source: &mut R,
-    start: u64,
     length: u64,
     offset: u64,
     into: &mut [u8],
     what: &'static str,
 ) -> Result<(), WimError> {
     let end = offset.checked_add(into.len() as u64).filter(|end| *end <= length);
-    let at = start.checked_add(offset).filter(|_| end.is_some()).ok_or(WimError::Truncated { what })?;
-    source.seek(SeekFrom::Start(at))?;
+    end.ok_or(WimError::Truncated { what })?;
+    source.seek(SeekFrom::Start(offset))?;
     source.read_exact(into).map_err(|error| match error.kind() {
         io::ErrorKind::UnexpectedEof => WimError::Truncated { what },
         _ => WimError::Io(error),
@@ -217,7 +237,7 @@ fn parse_xml(text: &str) -> Result<Vec<WimImage>, WimError> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use std::io::Cursor;
 
@@ -242,7 +262,7 @@ mod tests {
     }
 
     fn read_bytes(bytes: &[u8]) -> Result<Wim, WimError> {
-        read(&mut Cursor::new(bytes), 0, bytes.len() as u64)
+        read(&mut Cursor::new(bytes), bytes.len() as u64)
     }
 
     #[test]

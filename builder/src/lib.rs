@@ -15,5 +15,6 @@ pub mod media;
 pub mod plan;
 pub mod recipe;
 pub mod schema;
+pub mod setup_disk;
 pub mod step;
 pub mod store;

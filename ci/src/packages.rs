@@ -63,7 +63,7 @@ pub(crate) const PACKAGES: &[Package] = &[
     package(Tier::Demo, "uidmap", "lets an ordinary user build them (mmdebstrap --mode=unshare)"),
     package(Tier::Demo, "e2fsprogs", "mke2fs -d: file systems without mounts"),
     package(Tier::Demo, "fdisk", "sfdisk: partition tables without loop devices"),
-    package(Tier::Demo, "dosfstools", "EFI system partitions"),
+    package(Tier::Demo, "dosfstools", "EFI system partitions; fsck.fat for set-up disks"),
     package(Tier::Demo, "mtools", "files in EFI system partitions, without mounts"),
     package(Tier::Demo, "cpio", "small initial RAM disks"),
     package(Tier::Demo, "zstd", "packed kernels, modules and RAM disks"),

@@ -3,6 +3,7 @@
 //! Two halves that never mix: `layers` say what the image is made of and carry the keys; everything else (`machine`,
 //! `cards`, `user`, `display`, `network`, `checks`) is given when the machine starts and never enters a key.
 
+mod devices;
 mod gather;
 mod make;
 mod show;
@@ -14,6 +15,7 @@ use serde_json::Value;
 
 use crate::key::Key;
 
+pub use devices::{AudioPlan, DevicesPlan, DiskPlan, ForwardPlan, SharePlan, UsbPlan};
 pub use gather::{Facts, FoundFile, HostCard, HostFacts, gather};
 pub use make::plan;
 
@@ -38,6 +40,9 @@ pub struct Plan {
     pub display: DisplayPlan,
     /// How the guest reaches the world.
     pub network: NetworkPlan,
+    /// Disks, shares, USB, sound.
+    #[serde(default)]
+    pub devices: DevicesPlan,
     /// Sentences for a person who reads the plan: what was decided by itself and why.
     pub notes: Vec<String>,
 }

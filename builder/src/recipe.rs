@@ -53,3 +53,11 @@ pub fn load(path: &Path, sets: &[String]) -> Result<Resolved, Problems> {
     let recipe = recipe.expect("a recipe without problems is whole");
     Ok(Resolved { path: path.to_owned(), files: loaded.files, recipe, tree })
 }
+
+/// A size as recipes write it ("128 GiB"), in bytes.
+///
+/// # Errors
+/// What is wrong with it, and what to write.
+pub fn parse_size(text: &str) -> Result<u64, String> {
+    units::size(text).map_err(|(what, fix)| format!("{what}: {fix}"))
+}

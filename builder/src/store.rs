@@ -99,6 +99,17 @@ pub enum StoreError {
         /// What it could be.
         keys: String,
     },
+    /// Instances lie on this one.
+    #[error(
+        "image {key} is below the disk of instance {users}: it is kept as long as they are (no43 instance ls)",
+        key = key.short()
+    )]
+    Used {
+        /// The image that was to be removed.
+        key: Key,
+        /// The instances' names.
+        users: String,
+    },
     /// Other images lie on top of this one.
     #[error("image {key} is the base of {children}: remove these first", key = key.short())]
     HasChildren {

@@ -1,24 +1,37 @@
 //! The `no43` command: parses arguments, calls the crates, prints. One file per subcommand, no logic.
 
+mod attach;
 mod build;
 mod completions;
 mod context;
+mod cp;
 mod doctor;
+mod follow;
 mod gpus;
 mod host_verb;
 mod image;
+mod instance;
+mod ip;
 mod lab;
 mod lock;
 mod media;
 mod plan;
 mod prepare;
+mod ps;
 mod recipe;
 mod release;
 mod report;
+mod run;
+mod running;
 mod schema;
+mod shell;
+mod shot;
 mod signals;
+mod stop;
+mod supervise;
 mod text;
 mod verify;
+mod view;
 
 use clap::{Parser, Subcommand};
 use context::{Context, Global};
@@ -54,6 +67,26 @@ enum Command {
     Image(image::Args),
     /// Prove that the card works in the VM of a recipe
     Verify(verify::Args),
+    /// Start an instance of a recipe, made at its first start and kept
+    Run(run::Args),
+    /// List what is running
+    Ps(ps::Args),
+    /// Follow a running machine; Ctrl-C asks its guest to shut down
+    Attach(attach::Args),
+    /// Ask a guest to shut down
+    Stop(stop::Args),
+    /// Look at the emulated screen of a running machine, with keyboard and mouse
+    View(view::Args),
+    /// Save a picture of the emulated screen
+    Shot(shot::Args),
+    /// A shell or one command in a running guest
+    Shell(shell::Args),
+    /// Copy a file into a running guest, or out of it
+    Cp(cp::Args),
+    /// Print a running guest's addresses
+    Ip(ip::Args),
+    /// The instances that are kept: list, rename, renew, snapshot, back up, remove
+    Instance(instance::Args),
     /// Make the reports of a kept run again
     Report(report::Args),
     /// Show the graphics cards of this host and whether they can be lent
@@ -69,6 +102,9 @@ enum Command {
     /// One privileged change, asked for by no43 itself through sudo
     #[command(hide = true)]
     HostVerb(host_verb::Args),
+    /// Watch one running machine; started by no43 itself
+    #[command(hide = true)]
+    Supervise(supervise::Args),
 }
 
 fn main() -> ExitCode {
@@ -83,6 +119,16 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(&args, &context),
         Command::Image(args) => image::run(args, &context),
         Command::Verify(args) => verify::run(args, &context),
+        Command::Run(args) => run::run(args, &context),
+        Command::Ps(args) => ps::run(&args, &context),
+        Command::Attach(args) => attach::run(&args, &context),
+        Command::Stop(args) => stop::run(&args, &context),
+        Command::View(args) => view::run(&args, &context),
+        Command::Shot(args) => shot::run(&args, &context),
+        Command::Shell(args) => shell::run(&args, &context),
+        Command::Cp(args) => cp::run(&args, &context),
+        Command::Ip(args) => ip::run(&args, &context),
+        Command::Instance(args) => instance::run(args, &context),
         Command::Report(args) => report::run(&args, &context),
         Command::Gpus(args) => gpus::run(args, &context),
         Command::Doctor(args) => doctor::run(&args, &context),
@@ -90,6 +136,7 @@ fn main() -> ExitCode {
         Command::Lab(args) => lab::run(args, &context),
         Command::Completions(args) => completions::run(&args),
         Command::HostVerb(args) => host_verb::run(&args),
+        Command::Supervise(args) => supervise::run(&args),
     };
     context.finish(done)
 }

@@ -24,6 +24,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Done {
         })?;
         return Ok(exit_codes::OK);
     }
+    crate::running::tend(&crate::running::runs()?)?;
     let recovered =
         recovery::recover(&state, &roots, &Privilege::detect()).or_exit(exit_codes::HOST_SETUP)?;
     context.print(&recovered, |recovered| {

@@ -49,8 +49,17 @@ pub(crate) struct Interrupts {
 impl Interrupts {
     /// From now on no ending signal ends this process by itself.
     pub(crate) fn catch() -> std::io::Result<Self> {
+        Self::catch_these(&ENDING)
+    }
+
+    /// The same for a command that only looks at what lives elsewhere: a terminal that closes ends it at once.
+    pub(crate) fn catch_but_hangup() -> std::io::Result<Self> {
+        Self::catch_these(&[SIGINT, SIGTERM])
+    }
+
+    fn catch_these(signals: &[i32]) -> std::io::Result<Self> {
         let (count, stop) = (Arc::new(AtomicU32::new(0)), Stop::new());
-        let mut signals = Signals::new(ENDING)?;
+        let mut signals = Signals::new(signals)?;
         let (counted, asked) = (Arc::clone(&count), stop.clone());
         std::thread::spawn(move || {
             for _ in signals.forever() {

@@ -48,6 +48,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
     let broken = |error: &dyn std::fmt::Display| Failure::new(exit_codes::HOST_SETUP, error);
     let stop = stop_token().map_err(|error| broken(&error))?;
     let mut options = VerifyOptions::here().map_err(|error| broken(&format!("{error:#}")))?;
+    crate::running::tend(&crate::running::runs()?)?;
     let mut ready = Vec::new();
     for recipe in args.recipes() {
         let prepared = prepare(&recipe, context)?;

@@ -20,6 +20,8 @@ pub const STORE: u8 = 6;
 pub const NOT_LENT: u8 = 7;
 /// The host lacks something that a person must set up: rights, locked memory, a QEMU.
 pub const HOST_SETUP: u8 = 8;
+/// The instance cannot be used: no such, running already, from another host, its image is gone.
+pub const INSTANCE: u8 = 9;
 /// A check failed, and the guest is the cause.
 pub const FAILED_GUEST: u8 = 10;
 /// A check failed or the run broke, and the host is the cause.
@@ -45,6 +47,7 @@ pub const TABLE: &[(u8, &str, &str)] = &[
     (STORE, "store", "the store is full, damaged or not writable"),
     (NOT_LENT, "not lent", "the host does not lend the card (the reason names who or what)"),
     (HOST_SETUP, "host set-up", "the host lacks rights, locked memory or a QEMU"),
+    (INSTANCE, "instance", "the instance cannot be used (the reason says why)"),
     (FAILED_GUEST, "failed (guest)", "a check failed, the guest is the cause"),
     (FAILED_HOST, "failed (host)", "the host is the cause"),
     (LAB_FAULT, "lab fault", "the lab broke; no verdict about guest or host"),

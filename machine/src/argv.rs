@@ -102,7 +102,8 @@ impl MachineSpec {
     /// Every socket on which QEMU will listen.
     pub(crate) fn sockets(&self, dirs: &RunDirs) -> Vec<std::path::PathBuf> {
         let ports = self.ports.iter().map(|port| dirs.port_socket_of(port));
-        [dirs.qmp_socket(), dirs.agent_socket()].into_iter().chain(ports).collect()
+        let people = self.console.iter().chain(&self.vnc).cloned();
+        [dirs.qmp_socket(), dirs.agent_socket()].into_iter().chain(people).chain(ports).collect()
     }
 
     /// QEMU's arguments without QEMU itself. The control socket is descriptor 0, a listening socket that
@@ -113,9 +114,7 @@ impl MachineSpec {
         self.put_firmware(&mut argv);
         self.put_control(&mut argv, dirs);
         put_display(&mut argv, self.display);
-        if self.disks.iter().any(|disk| disk.bus == DiskBus::UsbStick) {
-            argv.device(format!("qemu-xhci,id=usb,bus=pcie.0,addr={:#x}", slots::USB));
-        }
+        self.put_people(&mut argv);
         let mut slot = slots::FIRST_DISK;
         let mut sata = 0;
         for (index, disk) in self.disks.iter().enumerate() {
@@ -204,11 +203,31 @@ impl MachineSpec {
         }
     }
 
+    /// The USB controller, and what is there for people who look at the emulated screen.
+    fn put_people(&self, argv: &mut Argv) {
+        if self.vnc.is_some() || self.disks.iter().any(|disk| disk.bus == DiskBus::UsbStick) {
+            argv.device(format!("qemu-xhci,id=usb,bus=pcie.0,addr={:#x}", slots::USB));
+        }
+        if let Some(socket) = &self.vnc {
+            argv.pair("-vnc", format!("unix:{}", escaped(socket)));
+            // absolute positions: a viewer's pointer is where the guest's is
+            argv.device("usb-tablet,bus=usb.0");
+        }
+    }
+
     fn put_control(&self, argv: &mut Argv, dirs: &RunDirs) {
         argv.pair("-chardev", "socket,id=qmp,fd=0,server=on,wait=off");
         argv.pair("-mon", "chardev=qmp,mode=control");
         for (index, file) in self.serials.iter().enumerate() {
-            argv.pair("-chardev", format!("file,id=serial{index},path={}", escaped(file)));
+            let file = escaped(file);
+            let backend = match self.console.as_deref().filter(|_| index == 0) {
+                Some(socket) => {
+                    let socket = escaped(socket);
+                    format!("socket,id=serial0,path={socket},server=on,wait=off,logfile={file},logappend=on")
+                }
+                None => format!("file,id=serial{index},path={file}"),
+            };
+            argv.pair("-chardev", backend);
             argv.pair("-serial", format!("chardev:serial{index}"));
         }
         if let Some(socket) = &self.tpm {

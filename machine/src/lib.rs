@@ -17,6 +17,7 @@ pub mod screen;
 pub mod snapshot;
 pub mod spec;
 mod stop;
+pub mod terminal;
 pub mod tpm;
 
 pub use accel::Accel;

@@ -246,7 +246,7 @@ impl Machine {
     pub fn adopt(run_dir: impl Into<PathBuf>) -> Result<Machine, AdoptError> {
         let dirs = RunDirs::at(run_dir);
         let RunRecord { name, pid, start_time, qmp_socket, .. } =
-            dirs.read_record().map_err(|why| AdoptError::NoRecord { path: dirs.record(), why })?;
+            dirs.running_record().map_err(|why| AdoptError::NoRecord { path: dirs.record(), why })?;
         let Some(process) = Process::adopt(pid, start_time) else {
             return Err(AdoptError::Dead { name, pid });
         };
@@ -285,6 +285,12 @@ impl Machine {
     pub fn agent(&self) -> Agent {
         let mut agent = self.agent.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         agent.get_or_insert_with(|| Agent::of_machine(self.dirs.agent_socket(), self.qmp.clone())).clone()
+    }
+
+    /// An agent with a connection of its own, which is closed when it is dropped: QEMU serves one at a time, and others
+    /// may want it.
+    pub fn new_agent(&self) -> Agent {
+        Agent::of_machine(self.dirs.agent_socket(), self.qmp.clone())
     }
 
     /// Every event from now on; disconnects when QEMU is gone.

@@ -105,6 +105,44 @@ impl RunDirs {
         serde_json::from_slice(&fs::read(self.record())?).map_err(io::Error::from)
     }
 
+    /// The record of the QEMU that runs here. Where its starter died between starting QEMU and writing the record, the QEMU
+    /// is found by its arguments, which name this directory's agent socket.
+    ///
+    /// # Errors
+    /// As [`RunDirs::read_record`].
+    pub fn running_record(&self) -> io::Result<RunRecord> {
+        match self.read_record() {
+            Ok(record) if record.is_running() => Ok(record),
+            other => self.find_process().map_or(other, Ok),
+        }
+    }
+
+    fn find_process(&self) -> Option<RunRecord> {
+        let socket = self.agent_socket();
+        let words = [&b"path="[..], socket.as_os_str().as_encoded_bytes(), b","].concat();
+        let processes = fs::read_dir("/proc").ok()?.flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        pids.filter_map(|pid| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            let argv: Vec<String> = line
+                .split(|byte| *byte == 0)
+                .map(|word| String::from_utf8_lossy(word).into_owned())
+                .collect();
+            let is_ours =
+                line.windows(words.len()).any(|part| part == words) && argv.first()?.contains("qemu");
+            let start_time = process::start_time(pid).ok().filter(|_| is_ours)?;
+            Some(RunRecord {
+                name: name_in(&argv)?,
+                pid,
+                start_time,
+                qmp_socket: self.qmp_socket(),
+                agent_socket: socket.clone(),
+                argv,
+            })
+        })
+        .next()
+    }
+
     /// Written aside and renamed, so that a reader never sees half of it. Not synced: after a power cut there is no QEMU.
     pub(crate) fn write_record(&self, record: &RunRecord) -> io::Result<()> {
         let aside = self.dir.join("machine.json.new");
@@ -117,4 +155,11 @@ impl RunDirs {
         let text = fs::read(self.stderr()).unwrap_or_default();
         String::from_utf8_lossy(&text[text.len().saturating_sub(max)..]).trim().to_owned()
     }
+}
+
+/// What `-name guest=NAME,…` says.
+fn name_in(argv: &[String]) -> Option<String> {
+    let at = argv.iter().position(|word| word == "-name")?;
+    let name = argv.get(at + 1)?.strip_prefix("guest=")?;
+    Some(name.split(',').next()?.to_owned())
 }

@@ -68,6 +68,17 @@ impl Machine {
     }
 }
 
+/// Turns a picture that QEMU wrote (PPM) into a PNG file, and says how large it is.
+///
+/// # Errors
+/// [`ScreenError`].
+pub fn save_as_png(raw: &std::path::Path, png: &std::path::Path) -> Result<(u32, u32), ScreenError> {
+    let picture = read_ppm(raw.to_owned())?;
+    let save = picture.save_with_format(png, ImageFormat::Png);
+    save.map_err(|error| ScreenError::Picture { path: png.to_owned(), why: error.to_string() })?;
+    Ok(picture.dimensions())
+}
+
 fn read_ppm(path: PathBuf) -> Result<RgbImage, ScreenError> {
     let size = fs::metadata(&path).map(|metadata| metadata.len());
     match size.and_then(|size| {

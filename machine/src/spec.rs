@@ -25,8 +25,10 @@ pub mod slots {
     pub const SERIAL_PORTS: u8 = 0x02;
     /// The network card.
     pub const NETWORK: u8 = 0x03;
-    /// The USB controller, where something is plugged into it.
+    /// The USB controller, if a pointer, a keyboard or a USB device of the host hangs on it.
     pub const USB: u8 = 0x04;
+    /// The emulated sound card.
+    pub const SOUND: u8 = 0x05;
     /// The first disk or share; the others follow.
     pub const FIRST_DISK: u8 = 0x06;
     /// One past the last disk or share.
@@ -68,6 +70,10 @@ pub struct MachineSpec {
     pub ports: Vec<SerialPort>,
     /// Serial consoles (COM1, COM2 …), each written to a file.
     pub serials: Vec<PathBuf>,
+    /// Where a person can sit down at the first serial console (a socket); the file still gets everything.
+    pub console: Option<PathBuf>,
+    /// Where a person can look at the emulated screen, with keyboard and mouse: a socket that speaks VNC.
+    pub vnc: Option<PathBuf>,
     /// Host directories for the guest, by 9p.
     pub shares: Vec<Share>,
     /// The guest's network.
@@ -118,6 +124,8 @@ impl MachineSpec {
             cards: Vec::new(),
             ports: Vec::new(),
             serials: Vec::new(),
+            console: None,
+            vnc: None,
             shares: Vec::new(),
             network: Network::None,
             display: Display::None,

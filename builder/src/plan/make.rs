@@ -52,6 +52,7 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
         checks: recipe.checks.clone(),
         display: recipe.display.clone(),
         network: recipe.network.clone(),
+        devices: recipe.devices.clone(),
         notes,
     })
 }

@@ -11,8 +11,8 @@ use super::typed::{
 use super::units;
 use crate::diagnostic::{Kind, Place, Problem, Problems};
 use crate::plan::{
-    Awaited, Boot, CardFunctions, CardRequest, CardRole, ChecksPlan, Console, DisplayPlan, Firmware, Init,
-    Lifecycle, NetworkPlan, SecretSource, UserPlan,
+    Awaited, Boot, CardFunctions, CardRequest, CardRole, ChecksPlan, Console, DevicesPlan, DisplayPlan,
+    Firmware, Init, Lifecycle, NetworkPlan, SecretSource, UserPlan,
 };
 
 /// Below this, no kernel that we start finds room.
@@ -51,6 +51,7 @@ pub(super) fn recipe(
         cards,
         display: DisplayPlan { console },
         network,
+        devices: DevicesPlan::default(),
         steps,
         checks,
     })

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use crate::diagnostic::{Kind, Place, Problem};
 use crate::plan::{
-    Boot, CardFunctions, CardRequest, ChecksPlan, DisplayPlan, Firmware, Init, NetworkPlan, UserPlan,
+    Boot, CardFunctions, CardRequest, ChecksPlan, DevicesPlan, DisplayPlan, Firmware, Init, NetworkPlan,
+    UserPlan,
 };
 
 /// What is asked for, checked and complete.
@@ -25,6 +26,8 @@ pub struct Recipe {
     pub display: DisplayPlan,
     /// How the guest reaches the world.
     pub network: NetworkPlan,
+    /// Disks, shares, USB, sound.
+    pub devices: DevicesPlan,
     /// In order.
     pub steps: Vec<Step>,
     /// What must be proved.

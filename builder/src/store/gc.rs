@@ -58,6 +58,9 @@ pub struct Fault {
 struct Root {
     recipe: PathBuf,
     keys: Vec<Key>,
+    /// The instance whose record `recipe` is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    instance: Option<String>,
 }
 
 impl Store {
@@ -68,8 +71,7 @@ impl Store {
     /// When the store cannot be written. An unchanged root is not written.
     pub fn keep_for(&self, recipe: &Path, keys: &[Key], and_before: bool) -> Result<(), StoreError> {
         let recipe = fs::canonicalize(recipe).unwrap_or_else(|_| recipe.to_owned());
-        let dir = self.dir.join("roots");
-        let path = dir.join(hex(&Sha256::digest(recipe.as_os_str().as_encoded_bytes())));
+        let path = self.root_of(&recipe);
         let now = fs::read_to_string(&path).ok().and_then(|text| serde_json::from_str::<Root>(&text).ok());
         let mut keys = keys.to_vec();
         if and_before {
@@ -78,12 +80,75 @@ impl Store {
         if now.is_some_and(|root| root.keys == keys) {
             return Ok(());
         }
-        let root = serde_json::to_string(&Root { recipe, keys }).expect("a path and keys are plain values");
+        self.write_root(&Root { recipe, keys, instance: None })
+    }
+
+    /// Keeps `keys` and everything below them for an instance, as long as its record exists; [`Store::rm`] names it.
+    ///
+    /// # Errors
+    /// When the store cannot be written. An unchanged root is not written.
+    pub fn keep_for_instance(&self, name: &str, record: &Path, keys: &[Key]) -> Result<(), StoreError> {
+        let recipe = fs::canonicalize(record).unwrap_or_else(|_| record.to_owned());
+        let root = Root { recipe, keys: keys.to_vec(), instance: Some(name.to_owned()) };
+        let known = fs::read_to_string(self.root_of(&root.recipe)).unwrap_or_default();
+        if serde_json::from_str::<Root>(&known)
+            .is_ok_and(|known| known.keys == root.keys && known.instance == root.instance)
+        {
+            return Ok(());
+        }
+        self.write_root(&root)
+    }
+
+    /// Ends what [`Store::keep_for_instance`] began; a record that is gone keeps nothing in any case.
+    ///
+    /// # Errors
+    /// When the store cannot be written.
+    pub fn forget_instance(&self, record: &Path) -> Result<(), StoreError> {
+        // the folder above may be renamed already, so the path itself cannot be made canonical
+        let above = record.parent().and_then(Path::parent).and_then(|above| fs::canonicalize(above).ok());
+        let below = record.parent().and_then(Path::file_name).zip(record.file_name());
+        let (Some(above), Some((folder, file))) = (above, below) else { return Ok(()) };
+        let path = self.root_of(&above.join(folder).join(file));
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(StoreError::io("remove", &path)(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn root_of(&self, recipe: &Path) -> PathBuf {
+        self.dir.join("roots").join(hex(&Sha256::digest(recipe.as_os_str().as_encoded_bytes())))
+    }
+
+    fn write_root(&self, root: &Root) -> Result<(), StoreError> {
+        let (dir, path) = (self.dir.join("roots"), self.root_of(&root.recipe));
+        let text = serde_json::to_string(root).expect("a path and keys are plain values");
         fs::create_dir_all(&dir).map_err(StoreError::io("create", &dir))?;
         let mut file = tempfile::NamedTempFile::new_in(&dir).map_err(StoreError::io("write", &path))?;
-        file.write_all(root.as_bytes()).map_err(StoreError::io("write", &path))?;
+        file.write_all(text.as_bytes()).map_err(StoreError::io("write", &path))?;
         file.persist(&path).map_err(|error| StoreError::io("write", &path)(error.error))?;
         Ok(())
+    }
+
+    /// The instances whose disks lie on `key`, directly or through other images.
+    fn instances_on(&self, key: &Key, images: &[Image]) -> Result<Vec<String>, StoreError> {
+        let parent_of = |key: &Key| {
+            images
+                .iter()
+                .find(|image| image.manifest.key == *key)
+                .and_then(|image| image.manifest.parent.clone())
+        };
+        let lies_on =
+            |top: &Key| std::iter::successors(Some(top.clone()), parent_of).any(|below| below == *key);
+        let mut names: Vec<String> = self
+            .read_roots()?
+            .into_iter()
+            .filter(|root| root.keys.iter().any(lies_on))
+            .filter_map(|root| root.instance)
+            .collect();
+        names.sort();
+        Ok(names)
     }
 
     /// What the recipes that were built here keep. Those whose file is gone keep nothing.
@@ -91,6 +156,10 @@ impl Store {
     /// # Errors
     /// When the store cannot be read.
     pub fn roots(&self) -> Result<Vec<(PathBuf, Vec<Key>)>, StoreError> {
+        Ok(self.read_roots()?.into_iter().map(|root| (root.recipe, root.keys)).collect())
+    }
+
+    fn read_roots(&self) -> Result<Vec<Root>, StoreError> {
         let dir = self.dir.join("roots");
         let mut roots = Vec::new();
         for name in names_in(&dir)? {
@@ -98,7 +167,7 @@ impl Store {
             if let Ok(root) = serde_json::from_str::<Root>(&text)
                 && root.recipe.exists()
             {
-                roots.push((root.recipe, root.keys));
+                roots.push(root);
             }
         }
         Ok(roots)
@@ -151,6 +220,10 @@ impl Store {
             return Err(StoreError::NoSuchImage(key.short().to_owned()));
         }
         let (images, _) = self.images()?;
+        let users = self.instances_on(key, &images)?;
+        if !users.is_empty() {
+            return Err(StoreError::Used { key: key.clone(), users: users.join(", ") });
+        }
         let on_top = images.into_iter().filter(|image| image.manifest.parent.as_ref() == Some(key));
         let on_top: Vec<Key> = on_top.map(|image| image.manifest.key).collect();
         if !on_top.is_empty() {

@@ -106,7 +106,7 @@ fn lease_all(plan: &Plan, options: &VerifyOptions, recorder: &mut Recorder<'_>) 
     Ok(Held { lease, borrowed, before, bound: false })
 }
 
-fn request(wish: &CardWish) -> Result<CardRequest, Failure> {
+pub(crate) fn request(wish: &CardWish) -> Result<CardRequest, Failure> {
     let wrong = |what: &str, e: &dyn std::fmt::Display| {
         Failure::new("lease", FailureKind::Harness, format!("[[card]] {what}: {e}"))
     };

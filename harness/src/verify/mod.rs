@@ -3,12 +3,12 @@
 //! The order of a run is the order of `run::section`; every way out of it collects evidence first and gives the cards back
 //! last. If this process is killed, the lease's journal is the safety net: the next command that changes something gives the cards back.
 
-mod cards;
+pub(crate) mod cards;
 mod disk;
 mod eye;
 mod guest;
-mod run;
-mod spec;
+pub(crate) mod run;
+pub(crate) mod spec;
 
 use crate::checks::Capability;
 use crate::evidence::{CheckResult, Event, Fact, Recorder, Round, RunDir, Section, Sink};
@@ -203,3 +203,5 @@ fn judge_control(ended: &run::Ended, fails_in: &str) -> (bool, String) {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+pub(crate) use tests::plan as plan_for_tests;

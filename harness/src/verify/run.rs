@@ -32,13 +32,13 @@ const SCREEN_PAUSE: Duration = Duration::from_secs(3);
 
 /// What went wrong, where.
 #[derive(Debug, Clone)]
-pub(super) struct Failure {
+pub(crate) struct Failure {
     /// The check or phase.
-    pub(super) place: String,
+    pub(crate) place: String,
     /// Who is to blame.
-    pub(super) kind: FailureKind,
+    pub(crate) kind: FailureKind,
     /// One sentence.
-    pub(super) cause: String,
+    pub(crate) cause: String,
 }
 
 impl Failure {
@@ -205,7 +205,8 @@ impl Run<'_, '_> {
             })
             .transpose()
             .map_err(setup)?;
-        let spec = machine_spec(self.plan, self.image, cards, accel, scratch, uefi).map_err(setup)?;
+        let spec = machine_spec(self.plan, self.image.direct_kernel(), cards, accel, scratch, uefi)
+            .map_err(setup)?;
         let facts = vec![
             Fact::new(
                 "accelerator",

@@ -1,7 +1,6 @@
 //! From plan, image and leased cards to the machine: pure, so that a dry run can print it and a test can compare it.
 
 use anyhow::{Context as _, Result, bail};
-use no43_builder::image::Image;
 use no43_builder::plan::{CardFunctions, CardRole, Console, Firmware as PlannedFirmware, NetworkPlan, Plan};
 use no43_host::card::Role;
 use no43_host::{Card, Inventory, PciAddress, PciId};
@@ -87,7 +86,7 @@ impl Scratch {
 /// Describes the machine. `uefi` is the firmware found on this host, for plans that want UEFI.
 pub(crate) fn machine_spec(
     plan: &Plan,
-    image: &Image,
+    kernel: Option<no43_builder::image::DirectKernel>,
     cards: &[Borrowed],
     accel: Accel,
     scratch: &Scratch,
@@ -100,7 +99,7 @@ pub(crate) fn machine_spec(
     spec.memory_mib = plan.machine.memory_mib;
     spec.disks = vec![Disk { boot_index: Some(1), cache: DiskCache::Unsafe, ..Disk::qcow2(&scratch.disk) }];
     spec.serials = vec![scratch.serial.clone()];
-    spec.kernel = image.direct_kernel().map(|direct| DirectKernel {
+    spec.kernel = kernel.map(|direct| DirectKernel {
         kernel: direct.kernel,
         initrd: Some(direct.initrd),
         cmdline: direct.command_line,

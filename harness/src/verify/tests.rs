@@ -16,7 +16,7 @@ use no43_host::{Card, CardState, Inventory, PciAddress, Role};
 use no43_machine::{Accel, RunDirs};
 use std::path::Path;
 
-fn plan(cards: Vec<CardWish>) -> Plan {
+pub(crate) fn plan(cards: Vec<CardWish>) -> Plan {
     Plan {
         name: "lab-guest".into(),
         recipe_file: "lab-guest.toml".into(),
@@ -42,6 +42,7 @@ fn plan(cards: Vec<CardWish>) -> Plan {
         },
         display: DisplayPlan { console: Console::Always },
         network: NetworkPlan::None,
+        devices: Default::default(),
         notes: Vec::new(),
     }
 }
@@ -121,7 +122,7 @@ fn a_control_shows_other_ids_on_the_video_function_only() {
     let dir = Path::new("/tmp/no43-x");
     let spec = machine_spec(
         &plan(vec![wish(Some("10de:2484"))]),
-        &image(dir),
+        image(dir).direct_kernel(),
         &borrowed,
         Accel::Kvm,
         &Scratch::at(dir),

@@ -45,13 +45,15 @@ pub(crate) fn run(args: &Args, context: &Context) -> Done {
             return Err(Failure::new(exit_codes::USAGE, what));
         }
     };
-    context
-        .print(&serde_json::json!({"bytes": bytes}), |_| format!("{}\n", crate::text::bytes(bytes as u64)))?;
+    context.print(&serde_json::json!({"bytes": bytes}), |_| {
+        format!("{}\n", no43_harness::words::bytes(bytes as u64))
+    })?;
     Ok(exit_codes::OK)
 }
 
 fn too_large(size: u64, name: &str) -> Result<(), Failure> {
-    let what = || format!("{name} has {}: use a share or the network for that", crate::text::bytes(size));
+    let what =
+        || format!("{name} has {}: use a share or the network for that", no43_harness::words::bytes(size));
     if size > SIZE_MAX { Err(Failure::new(exit_codes::USAGE, what())) } else { Ok(()) }
 }
 

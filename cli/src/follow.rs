@@ -9,7 +9,7 @@ use no43_harness::running::{Ask, Client, Happened, Line, Runs};
 use crate::context::{Context, Done, Failure, print_text};
 use crate::running::{client_failure, connect};
 use crate::signals::Interrupts;
-use crate::text::seconds;
+use no43_harness::words::duration as seconds;
 
 /// How often Ctrl-C and the countdown are looked at while nothing happens.
 const TICK: Duration = Duration::from_millis(200);
@@ -88,9 +88,7 @@ impl Follow<'_> {
                 Happened::Ready { .. } | Happened::NotReady { .. } if self.until == Until::Ready => {
                     return Ok(exit_codes::OK);
                 }
-                Happened::StillRunning { .. }
-                    if self.until == Until::Stopped && line.at_ms >= self.quiet_before_ms =>
-                {
+                Happened::StillRunning { .. } if self.until == Until::Stopped => {
                     return Ok(exit_codes::FAILED_GUEST);
                 }
                 _ => {}
@@ -173,7 +171,7 @@ impl Countdown {
     fn event(&mut self, what: &Happened) {
         match what {
             Happened::Stopping { limit_s, .. } => {
-                self.until = Some(Instant::now() + Duration::from_secs(*limit_s))
+                self.until = Some(Instant::now() + Duration::from_secs(*limit_s));
             }
             Happened::Ended { .. } | Happened::StillRunning { .. } => {
                 self.end();

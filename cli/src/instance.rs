@@ -13,7 +13,8 @@ use crate::context::{Context, Done, Failure, OrExit as _};
 use crate::prepare::{RecipeArgs, prepare};
 use crate::running::{instances, runs, tend};
 use crate::signals::stop_token;
-use crate::text::{Table, bytes};
+use crate::text::Table;
+use no43_harness::words::bytes;
 
 /// An instance is the one thing here that cannot be made again: only `rm` deletes it.
 #[derive(Debug, clap::Args)]

@@ -119,7 +119,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(&args, &context),
         Command::Image(args) => image::run(args, &context),
         Command::Verify(args) => verify::run(args, &context),
-        Command::Run(args) => run::run(args, &context),
+        Command::Run(args) => run::run(&args, &context),
         Command::Ps(args) => ps::run(&args, &context),
         Command::Attach(args) => attach::run(&args, &context),
         Command::Stop(args) => stop::run(&args, &context),

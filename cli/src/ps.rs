@@ -7,7 +7,8 @@ use no43_harness::running::{Left, Row};
 
 use crate::context::{Context, Done};
 use crate::running::runs;
-use crate::text::{Table, seconds};
+use crate::text::Table;
+use no43_harness::words::duration as seconds;
 
 /// A machine whose no43 was killed is shown as "alone": the next command that changes something takes it over.
 #[derive(Debug, clap::Args)]

@@ -38,11 +38,11 @@ pub(crate) struct Args {
     wait: Duration,
 }
 
-pub(crate) fn run(args: Args, context: &Context) -> Done {
+pub(crate) fn run(args: &Args, context: &Context) -> Done {
     let runs = runs()?;
     tend(&runs)?;
     let instances = instances()?;
-    let ready = ready(&args, &instances, &runs, context)?;
+    let ready = ready(args, &instances, &runs, context)?;
     let interrupts = Interrupts::catch_but_hangup().or_exit(exit_codes::HOST_SETUP)?;
     let name = ready.instance.name().to_owned();
     let request = Request::Start(StartRequest {

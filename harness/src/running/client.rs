@@ -55,7 +55,7 @@ impl Client {
         Ok(Self { name: name.to_owned(), stream: BufReader::new(stream) })
     }
 
-    fn lost(&self, why: impl ToString) -> ClientError {
+    fn lost(&self, why: impl std::fmt::Display) -> ClientError {
         ClientError::Lost { name: self.name.clone(), why: why.to_string() }
     }
 

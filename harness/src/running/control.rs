@@ -55,14 +55,14 @@ pub(super) fn serve(path: &Path, shared: &Arc<Shared>) -> std::io::Result<()> {
         for stream in listener.incoming().flatten() {
             let shared = Arc::clone(&shared);
             let _ =
-                std::thread::Builder::new().stack_size(256 << 10).spawn(move || connection(stream, &shared));
+                std::thread::Builder::new().stack_size(256 << 10).spawn(move || connection(&stream, &shared));
         }
     };
     std::thread::Builder::new().name("control".into()).stack_size(256 << 10).spawn(accept)?;
     Ok(())
 }
 
-fn connection(stream: UnixStream, shared: &Shared) {
+fn connection(stream: &UnixStream, shared: &Shared) {
     let mut tied = false;
     let Ok(reader) = stream.try_clone() else { return };
     let mut reader = BufReader::with_capacity(4096, reader);
@@ -75,7 +75,7 @@ fn connection(stream: UnixStream, shared: &Shared) {
         let answer = match serde_json::from_slice::<Ask>(&line) {
             Err(error) => Answer::No(format!("not a request: {error}")),
             Ok(Ask::Follow { past }) => {
-                stream_events(&stream, shared, past);
+                stream_events(stream, shared, past);
                 break;
             }
             Ok(Ask::Tie) => {
@@ -90,7 +90,7 @@ fn connection(stream: UnixStream, shared: &Shared) {
         };
         let Ok(mut text) = serde_json::to_vec(&answer) else { break };
         text.push(b'\n');
-        if (&stream).write_all(&text).is_err() {
+        if (&mut &*stream).write_all(&text).is_err() {
             break;
         }
     }

@@ -28,7 +28,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    pub(super) fn new(code: u8, cause: impl ToString) -> Self {
+    pub(super) fn new(code: u8, cause: impl std::fmt::Display) -> Self {
         Self { code, cause: cause.to_string() }
     }
 }

@@ -158,7 +158,7 @@ impl Runs {
     pub fn row(&self, name: &str) -> Option<Row> {
         let note = self.note(name)?;
         let watched = note.supervisor.is_alive(&self.roots);
-        let record = self.dirs(name).running_record().ok().filter(|record| record.is_running());
+        let record = self.dirs(name).running_record().ok().filter(no43_machine::RunRecord::is_running);
         let left = match (&record, watched) {
             (_, true) => Left::Watched,
             (Some(_), false) => Left::Alone,
@@ -201,7 +201,7 @@ impl Runs {
         let instances = Instances::at(&note.instances);
         let instance = instances.get(&note.name).ok().flatten();
         // a supervisor that starts at this moment holds the instance
-        let held = instance.as_ref().map(|instance| instance.hold());
+        let held = instance.as_ref().map(crate::instance::Instance::hold);
         if matches!(held, Some(Err(_))) || self.row(&note.name)?.left != Left::Dead {
             return None;
         }

@@ -123,7 +123,7 @@ pub fn supervise(
         Request::Start(start) => run.start(start, ready),
         Request::Adopt { .. } => run.adopt(ready),
     };
-    run.end(result)
+    run.end(&result)
 }
 
 /// A run, its instance held.
@@ -301,12 +301,15 @@ impl Run {
         self.given_up()?;
         let options =
             StartOptions { qemu: start.qemu.clone(), outlives: true, ..StartOptions::new(dirs.dir()) };
-        let machine =
-            Machine::start(&spec, &options).map_err(|error| Refusal::new(exit_codes::FAILED_HOST, error))?;
-        let socket = machine.dirs().qmp_socket();
-        if let Err(error) = taken.lease.attach_machine(machine.pid(), machine.start_time(), &socket) {
+        let not_noted = |error: no43_host::StateError| {
             self.hub().warn(format!("failed to write down which QEMU uses the cards: {error}"));
-        }
+        };
+        taken.lease.announce_machine(&dirs.qmp_socket()).unwrap_or_else(not_noted);
+        let lease = &mut taken.lease;
+        let machine = Machine::start_noted(&spec, &options, |record| {
+            lease.attach_machine(record.pid, record.start_time, &record.qmp_socket).unwrap_or_else(not_noted);
+        });
+        let machine = machine.map_err(|error| Refusal::new(exit_codes::FAILED_HOST, error))?;
         self.hub().say(Happened::Started {
             pid: machine.pid(),
             took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -405,8 +408,8 @@ impl Run {
     }
 
     /// Forgets the run, and tells followers that nothing more comes.
-    fn end(&mut self, result: Result<u8, Refusal>) -> u8 {
-        let code = match &result {
+    fn end(&mut self, result: &Result<u8, Refusal>) -> u8 {
+        let code = match result {
             Ok(code) => *code,
             Err(refusal) => refusal.code,
         };
@@ -414,7 +417,7 @@ impl Run {
             // another supervisor's run directory may be in use: nothing of it was touched
             return code;
         }
-        if let Err(refusal) = &result {
+        if let Err(refusal) = result {
             self.hub().say(Happened::Failed { cause: refusal.cause.clone() });
         }
         let name = self.note.name.clone();

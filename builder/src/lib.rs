@@ -2,6 +2,7 @@
 //!
 //! `Recipe → Lock → Plan → Image`; each arrow is one function: planning is pure, only building touches disks.
 
+pub mod answer;
 pub mod build;
 mod debian;
 pub mod diagnostic;
@@ -15,6 +16,7 @@ pub mod media;
 pub mod plan;
 pub mod recipe;
 pub mod schema;
+pub mod secret;
 pub mod setup_disk;
 pub mod step;
 pub mod store;

@@ -89,6 +89,27 @@ pub enum SecretSource {
     Credential(String),
 }
 
+/// How the system disk is attached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DiskBus {
+    /// virtio-blk: quick; Windows needs a driver for it.
+    #[default]
+    Virtio,
+    /// SATA: every system has a driver.
+    Ahci,
+    /// NVMe: Windows 10 and newer have a driver.
+    Nvme,
+}
+
+impl DiskBus {
+    /// Does Windows Setup see such a disk only after a driver was loaded?
+    #[must_use]
+    pub fn needs_driver(self) -> bool {
+        self == Self::Virtio
+    }
+}
+
 /// One layer of the image.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LayerPlan {

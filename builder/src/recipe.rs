@@ -10,6 +10,7 @@ mod show;
 pub mod tree;
 mod typed;
 pub(crate) mod units;
+mod windows;
 
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,8 @@ pub use show::Shown;
 pub use typed::{
     CardAsk, CopyFrom, FileAsk, Guest, Input, InputFrom, MachineAsk, Recipe, Spot, Step, StepAsk,
 };
+pub use windows::{Release, Windows, WindowsSpots};
+pub(crate) use windows::{computer_name_fault, user_name_fault};
 
 use crate::diagnostic::Problems;
 use crate::schema;

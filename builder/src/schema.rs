@@ -70,8 +70,6 @@ pub(crate) enum Form {
     Module,
     /// One word of a kernel command line.
     KernelOption,
-    /// A console keyboard layout.
-    Keyboard,
     /// "128 GiB"
     Size,
     /// "10 min"
@@ -90,8 +88,8 @@ pub(crate) enum Form {
     Owner,
     /// 64 hexadecimal digits.
     Sha256,
-    /// `fr-FR`, or `C`.
+    /// `fr-FR`, `sr-Latn-RS`, or `C`.
     Language,
-    /// `Europe/Paris`
+    /// `Europe/Paris`, or `Romance Standard Time`.
     TimeZone,
 }

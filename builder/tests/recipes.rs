@@ -461,12 +461,12 @@ fn a_key_that_is_not_built_may_ask_for_nothing() {
         "audio.to = 'none'\nusb = []\nremote.parsec = false\n[guest]\nos = 'debian12'\n[machine]\ntpm = false\n[checks]\nwork = []",
     )]);
     folder.load("a.toml", &[]).unwrap();
-    folder.write("a.toml", "remote.parsek = false\nguest.os = 'debian12'\nremote.rdp = true");
+    folder.write("a.toml", "remote.parsek = false\nguest.os = 'debian12'\nremote.ssh = true");
     insta::assert_snapshot!(folder.complaint("a.toml", &[]), @r"
-    a.toml:1:1: remote: not supported by this version
-        fix   leave 'remote' out
     a.toml:1:8: remote.parsek: unknown key
         fix   did you mean 'parsec'?
+    a.toml:3:8: remote.ssh: not supported by this version
+        fix   leave 'ssh' out
     ");
 }
 

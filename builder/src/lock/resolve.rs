@@ -200,6 +200,9 @@ fn check_names(update: &Update, recipe: &Resolved, suites: &[WantedSuite]) -> Re
 }
 
 fn wanted_suites(guest: &Guest) -> Vec<WantedSuite> {
+    if guest.windows.is_some() {
+        return Vec::new();
+    }
     let parts = ["", "-updates", "-security", "-backports"].into_iter();
     let parts = parts.filter(|part| *part != "-backports" || !guest.backports.is_empty());
     let wanted = |part| {

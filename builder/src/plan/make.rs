@@ -25,6 +25,11 @@ const PLAIN_HOST: (u32, u64) = (2, 2048);
 /// What the lock or the facts do not have.
 pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Problems> {
     let recipe = &resolved.recipe;
+    if let Some(windows) = &recipe.guest.windows {
+        let problem =
+            windows.spots.os.problem(Kind::NotSupported, "this version plans no Windows guests yet");
+        return Err(problem.fix("no43 answer show prints its answer file").into());
+    }
     let mut notes = Vec::new();
     let machine = machine(&recipe.machine, facts.host.as_ref(), &mut notes);
     let base = base(recipe, lock, facts)?;

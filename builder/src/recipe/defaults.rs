@@ -36,11 +36,15 @@ impl Defaults {
             let mut guest = os.clone();
             guest.take("needs");
             let by_init = guest.take("init");
-            lay_guest(&mut all, guest);
+            let machine = guest.take("machine");
+            lay(&mut all, "guest", guest);
+            if let Some(Node { value: Value::Table(machine), .. }) = machine {
+                lay(&mut all, "machine", machine);
+            }
             if let Some(Node { value: Value::Table(mut by_init), .. }) = by_init
                 && let Some(Node { value: Value::Table(more), .. }) = by_init.take(&init)
             {
-                lay_guest(&mut all, more);
+                lay(&mut all, "guest", more);
             }
         }
         all.lay_over(asked);
@@ -82,10 +86,11 @@ fn text_at<'a>(recipe: &'a Table, key: &str) -> Option<&'a str> {
     }
 }
 
-fn lay_guest(all: &mut Table, guest: Table) {
+/// Lays `table` over what `all` has under `key`.
+fn lay(all: &mut Table, key: &str, table: Table) {
     let origin = Origin::Default { line: 1 };
-    let node = Node { value: Value::Table(guest), origin: origin.clone() };
-    all.lay_over(Table(vec![Entry { key: "guest".to_owned(), key_origin: origin, node }]));
+    let node = Node { value: Value::Table(table), origin: origin.clone() };
+    all.lay_over(Table(vec![Entry { key: key.to_owned(), key_origin: origin, node }]));
 }
 
 /// Lays the defaults of list items under each item that is there.

@@ -9,11 +9,13 @@ use super::typed::{
     CardAsk, CopyFrom, FileAsk, Guest, Input, InputFrom, MachineAsk, Recipe, Spot, Step, StepAsk,
 };
 use super::units;
+use super::windows::Release;
 use crate::diagnostic::{Kind, Place, Problem, Problems};
 use crate::plan::{
-    Awaited, Boot, CardFunctions, CardRequest, CardRole, ChecksPlan, Console, DevicesPlan, DisplayPlan,
-    Firmware, Init, Lifecycle, NetworkPlan, SecretSource, UserPlan,
+    Awaited, Boot, CardFunctions, CardRequest, CardRole, ChecksPlan, Console, DevicesPlan, DiskBus,
+    DisplayPlan, Firmware, Init, Lifecycle, NetworkPlan, SecretSource, UserPlan,
 };
+use crate::schema::Form;
 
 /// Below this, no kernel that we start finds room.
 const MIN_MEMORY_MIB: u64 = 128;
@@ -31,7 +33,7 @@ pub(super) fn recipe(
     let root = At { table: tree, path: String::new(), place: Some(Place::whole(path)) };
     let name = rules.name(&root);
     let machine = rules.machine(&root.child("machine")?)?;
-    let guest = rules.guest(&root.child("guest")?, &machine);
+    let guest = rules.guest(&root, &root.child("guest")?, &machine);
     let inputs = rules.inputs(&root);
     let cards: Vec<CardAsk> = root.items("card").iter().filter_map(|card| rules.card(card)).collect();
     let steps = root.items("step");
@@ -58,8 +60,8 @@ pub(super) fn recipe(
 }
 
 /// A table and the dotted path to it.
-struct At<'a> {
-    table: &'a Table,
+pub(super) struct At<'a> {
+    pub(super) table: &'a Table,
     path: String,
     place: Option<Place>,
 }
@@ -69,22 +71,22 @@ impl<'a> At<'a> {
         if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
     }
 
-    fn node(&self, key: &str) -> Option<&'a Node> {
+    pub(super) fn node(&self, key: &str) -> Option<&'a Node> {
         self.table.get(key)
     }
 
     /// The place of `key`, or of the table if the key was not written.
-    fn spot(&self, key: &str) -> Spot {
+    pub(super) fn spot(&self, key: &str) -> Spot {
         let place = self.node(key).and_then(|node| node.origin.place()).or_else(|| self.place.clone());
         Spot { key: self.key(key), place }
     }
 
     /// The place of the table itself.
-    fn here(&self) -> Spot {
+    pub(super) fn here(&self) -> Spot {
         Spot { key: self.path.clone(), place: self.place.clone() }
     }
 
-    fn child(&self, key: &str) -> Option<Self> {
+    pub(super) fn child(&self, key: &str) -> Option<Self> {
         let node = self.node(key)?;
         let Value::Table(table) = &node.value else { return None };
         Some(Self { table, path: self.key(key), place: node.origin.place() })
@@ -101,14 +103,14 @@ impl<'a> At<'a> {
         items.iter().enumerate().filter_map(item).collect()
     }
 
-    fn opt_text(&self, key: &str) -> Option<&'a str> {
+    pub(super) fn opt_text(&self, key: &str) -> Option<&'a str> {
         match &self.node(key)?.value {
             Value::Text(text) => Some(text),
             _ => None,
         }
     }
 
-    fn text(&self, key: &str) -> &'a str {
+    pub(super) fn text(&self, key: &str) -> &'a str {
         self.opt_text(key).unwrap_or_default()
     }
 
@@ -116,7 +118,7 @@ impl<'a> At<'a> {
         self.opt_text(key).map(str::to_owned)
     }
 
-    fn bool(&self, key: &str) -> bool {
+    pub(super) fn bool(&self, key: &str) -> bool {
         matches!(self.node(key), Some(Node { value: Value::Bool(true), .. }))
     }
 
@@ -136,13 +138,18 @@ impl<'a> At<'a> {
         items.iter().filter_map(text).collect()
     }
 
+    /// Written by a person, not by the defaults.
+    pub(super) fn written(&self, key: &str) -> bool {
+        self.node(key).is_some_and(|node| !matches!(node.origin, Origin::Default { .. }))
+    }
+
     /// Which of `keys` were written.
     fn present<'k>(&self, keys: &[&'k str]) -> Vec<&'k str> {
         keys.iter().copied().filter(|key| self.node(key).is_some()).collect()
     }
 
     /// A host path; relative ones count from the file that says so.
-    fn host_path(&self, key: &str) -> Option<PathBuf> {
+    pub(super) fn host_path(&self, key: &str) -> Option<PathBuf> {
         let node = self.node(key)?;
         Some(host_path(self.opt_text(key)?, &node.origin))
     }
@@ -163,14 +170,14 @@ fn host_path(text: &str, origin: &Origin) -> PathBuf {
     }
 }
 
-struct Rules<'a> {
+pub(super) struct Rules<'a> {
     problems: &'a mut Problems,
     defaults: &'a Defaults,
     file: &'a Path,
 }
 
 impl Rules<'_> {
-    fn push(&mut self, problem: Problem) {
+    pub(super) fn push(&mut self, problem: Problem) {
         self.problems.push(problem);
     }
 
@@ -239,10 +246,16 @@ impl Rules<'_> {
             let fix = "write at least \"1 GiB\"; only what is written takes room";
             self.push(at.spot("disk").problem(Kind::BadValue, what).fix(fix));
         }
-        Some(MachineAsk { cpus: at.int("cpus"), memory_mib, disk_bytes, firmware, boot, uefi_under_lab })
+        let disk_bus = match at.text("disk-bus") {
+            "ahci" => DiskBus::Ahci,
+            "nvme" => DiskBus::Nvme,
+            _ => DiskBus::Virtio,
+        };
+        let (cpus, tpm) = (at.int("cpus"), at.bool("tpm"));
+        Some(MachineAsk { cpus, memory_mib, disk_bytes, firmware, boot, uefi_under_lab, tpm, disk_bus })
     }
 
-    fn guest(&mut self, at: &At<'_>, machine: &MachineAsk) -> Option<Guest> {
+    fn guest(&mut self, root: &At<'_>, at: &At<'_>, machine: &MachineAsk) -> Option<Guest> {
         let Some(os) = at.owned("os") else {
             let fix = "add os = \"debian12\" to [guest]";
             let mut problem =
@@ -251,6 +264,11 @@ impl Rules<'_> {
             self.push(problem);
             return None;
         };
+        let release = Release::of(&os);
+        let windows = release.map(|release| self.windows(release, root, at, machine));
+        if windows.is_none() {
+            self.linux(root, at, machine);
+        }
         let init = if at.text("init") == "lean" { Init::Lean } else { Init::Systemd };
         if init == Init::Lean && machine.boot == Boot::Disk {
             let problem = at.spot("init").problem(Kind::Conflict, "a lean guest has no bootloader");
@@ -267,16 +285,12 @@ impl Rules<'_> {
             self.push(at.spot("mirror").problem(Kind::BadValue, what).fix(fix));
         }
         let timezone = at.text("timezone");
-        if timezone.contains(' ') {
-            let what = format!("'{timezone}' is a zone of Windows, and the guest is {os}");
-            let fix = "write a zone such as Europe/Paris or Etc/UTC";
-            self.push(at.spot("timezone").problem(Kind::BadValue, what).fix(fix));
-        }
         let user_at = at.child("user");
         let user = user_at.as_ref().map(|user| self.user(user));
         Some(Guest {
             needs: self.defaults.needs(&os, &for_what),
             os,
+            windows: windows.flatten(),
             init,
             language: language.to_owned(),
             timezone: timezone.to_owned(),
@@ -300,6 +314,41 @@ impl Rules<'_> {
         })
     }
 
+    /// What a Linux guest does not have, or has in another form than Windows.
+    fn linux(&mut self, root: &At<'_>, at: &At<'_>, machine: &MachineAsk) {
+        self.only_for_windows(root, at);
+        if let Some(machine_at) = root.child("machine") {
+            let asked = [
+                ("firmware", machine.firmware == Firmware::UefiSecure),
+                ("tpm", machine.tpm),
+                ("disk-bus", machine.disk_bus != DiskBus::Virtio),
+            ];
+            for (key, _) in asked.into_iter().filter(|(_, asked)| *asked) {
+                self.not_yet(&machine_at.spot(key), key);
+            }
+        }
+        let timezone = at.text("timezone");
+        if timezone.contains(' ') {
+            let what = format!("'{timezone}' is a zone of Windows, and the guest is {}", at.text("os"));
+            let fix = "write a zone such as Europe/Paris or Etc/UTC";
+            self.push(at.spot("timezone").problem(Kind::BadValue, what).fix(fix));
+        }
+        let short = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+        if let Some(layout) =
+            at.opt_text("keyboard").filter(|text| text.len() < 2 || !text.bytes().all(short))
+        {
+            let problem =
+                at.spot("keyboard").problem(Kind::BadValue, format!("'{layout}' cannot be used here"));
+            self.push(problem.fix("write a layout's short name, such as fr or us"));
+        }
+        let user = at.child("user");
+        if let Some((user, name)) = user.and_then(|user| Some((user.opt_text("name")?, user.spot("name"))))
+            && let Err((what, fix)) = Form::UserName.check(user)
+        {
+            self.push(name.problem(Kind::BadValue, what).fix(fix));
+        }
+    }
+
     fn user(&mut self, at: &At<'_>) -> Option<UserPlan> {
         let Some(name) = at.owned("name") else {
             self.push(at.here().problem(Kind::Missing, "the user's name is missing").fix("add name = \"…\""));
@@ -309,7 +358,7 @@ impl Rules<'_> {
         Some(UserPlan { name, password })
     }
 
-    fn secret(&mut self, at: &At<'_>) -> Option<SecretSource> {
+    pub(super) fn secret(&mut self, at: &At<'_>) -> Option<SecretSource> {
         Some(match self.one_of(at, &["file", "env", "credential"], "where the secret is read from")? {
             "file" => SecretSource::File(at.host_path("file")?),
             "env" => SecretSource::Env(at.owned("env")?),

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use super::windows::Windows;
 use crate::diagnostic::{Kind, Place, Problem};
 use crate::plan::{
-    Boot, CardFunctions, CardRequest, ChecksPlan, DevicesPlan, DisplayPlan, Firmware, Init, NetworkPlan,
-    UserPlan,
+    Boot, CardFunctions, CardRequest, ChecksPlan, DevicesPlan, DiskBus, DisplayPlan, Firmware, Init,
+    NetworkPlan, UserPlan,
 };
 
 /// What is asked for, checked and complete.
@@ -55,6 +56,8 @@ impl Spot {
 pub struct Guest {
     /// Such as `debian12`.
     pub os: String,
+    /// What a Windows is asked for; `None` for a Linux guest.
+    pub windows: Option<Windows>,
     /// Process 1.
     pub init: Init,
     /// `fr-FR` or `C`.
@@ -164,6 +167,10 @@ pub struct MachineAsk {
     pub boot: Boot,
     /// The lab's work-round.
     pub uefi_under_lab: bool,
+    /// A virtual TPM 2.0.
+    pub tpm: bool,
+    /// How the system disk is attached.
+    pub disk_bus: DiskBus,
 }
 
 /// One of `[[card]]`.

@@ -67,7 +67,7 @@ fn text(form: Form) -> Map<String, Value> {
         Form::Duration => "^[0-9]+ ?(s|min|h)$",
         Form::PciId => "^[0-9a-fA-F]{4}:[0-9a-fA-F]{4}$",
         Form::CardAddress => "^([0-9a-fA-F]{4}:)?[0-9a-fA-F]{2}:[01][0-9a-fA-F](\\.0)?$",
-        Form::GuestPath => "^/",
+        Form::GuestPath => "^(/|[A-Za-z]:\\\\)",
         Form::Mode => "^[0-7]{3,4}$",
         Form::Sha256 => "^[0-9a-fA-F]{64}$",
         _ => return schema,

@@ -51,8 +51,8 @@ pub(crate) static RECIPE: &[Field] = &[
     later("share", Tables(SHARE), "Folders of this host that the guest sees."),
     later("disk", Tables(DISK), "Further disks."),
     later("driver", Table(DRIVER), "The card's driver."),
-    later("remote", Table(REMOTE), "Ways in from other machines; everything is off unless named."),
-    later("updates", Table(UPDATES), "What the guest may update by itself."),
+    key("remote", Table(REMOTE), "Ways in from other machines; everything is off unless named."),
+    key("updates", Table(UPDATES), "What the guest may update by itself."),
     key("step", Tables(STEP), "Steps after the base system, each one a layer."),
     later("check", Tables(CHECK), "Checks of one's own."),
     key("checks", Table(CHECKS), "What `no43 verify` must prove."),
@@ -61,12 +61,30 @@ pub(crate) static RECIPE: &[Field] = &[
 static GUEST: &[Field] = &[
     key("os", OneOf(OS), "The operating system."),
     key("init", OneOf(INIT), "Process 1 of a Linux guest: a whole Debian, or the small init of no43-guest."),
-    later("edition", TEXT, "A Windows edition id, checked against what the ISO holds."),
-    key("language", Text(Form::Language), "Language and region, such as fr-FR; C for none."),
-    key("timezone", Text(Form::TimeZone), "Time zone, such as Europe/Paris."),
-    key("keyboard", Text(Form::Keyboard), "Keyboard layout, such as fr."),
-    later("hostname", TEXT, "Name on the network, given when the machine starts."),
-    later("product-key", SECRET, "Windows product key, given when the machine starts."),
+    key("edition", TEXT, "A Windows edition id, such as Professional, checked against what the ISO holds."),
+    key(
+        "language",
+        Text(Form::Language),
+        "Language and region, such as fr-FR; C for none; Windows: the ISO's own when absent.",
+    ),
+    key(
+        "locale",
+        Text(Form::Language),
+        "Windows: formats of dates and numbers; those of the language when absent.",
+    ),
+    key(
+        "timezone",
+        Text(Form::TimeZone),
+        "Time zone, such as Europe/Paris; Windows' own names are taken too.",
+    ),
+    key("keyboard", TEXT, "Keyboard layout: fr for Linux; fr-FR, 0000040c or 040c:0000040c for Windows."),
+    key("hostname", TEXT, "Name on the network, given when the machine starts."),
+    key(
+        "product-key",
+        SECRET,
+        "Windows product key, given when the machine starts; the build uses a public one.",
+    ),
+    key("answer-file", HOST_PATH, "An answer file of one's own instead of the one that no43 makes."),
     key("user", Table(USER), "The person who works in the guest."),
     key("packages", PACKAGES, "Packages besides those that every guest gets."),
     key("backports", PACKAGES, "Packages taken from the suite's backports."),
@@ -89,17 +107,17 @@ static OS: &[Word] = &[
     word("debian12"),
     later_word("debian13"),
     later_word("ubuntu24.04"),
-    later_word("windows10"),
-    later_word("windows11"),
-    later_word("windows-server-2019"),
-    later_word("windows-server-2022"),
-    later_word("windows-server-2025"),
+    word("windows10"),
+    word("windows11"),
+    word("windows-server-2019"),
+    word("windows-server-2022"),
+    word("windows-server-2025"),
 ];
 static INIT: &[Word] = &[word("systemd"), word("lean")];
 static VARIANT: &[Word] = &[word("minbase"), word("important"), word("standard")];
 
 static USER: &[Field] = &[
-    key("name", Text(Form::UserName), "Login name."),
+    key("name", TEXT, "Login name."),
     key("password", SECRET, "Where the password comes from; never the password itself."),
     key("sudo", Bool, "May become root without a password."),
     key("groups", List(&Text(Form::UserName)), "Further groups."),
@@ -136,23 +154,15 @@ static MACHINE: &[Field] = &[
         "Guest memory; auto: half of this host's.",
     ),
     key("disk", Text(Form::Size), "Size of the system disk; only what is written takes room."),
-    key(
-        "firmware",
-        OneOf(&[word("bios"), word("uefi"), later_word("uefi-secure")]),
-        "What starts the guest.",
-    ),
+    key("firmware", OneOf(&[word("bios"), word("uefi"), word("uefi-secure")]), "What starts the guest."),
     key(
         "boot",
         OneOf(&[word("disk"), word("direct")]),
         "Bootloader and kernel from the disk, or the kernel given to QEMU.",
     ),
     key("uefi-under-lab", Bool, "The work-round for UEFI inside the lab: without its KVM, and slow."),
-    later("tpm", Bool, "A virtual TPM 2.0."),
-    later(
-        "disk-bus",
-        OneOf(&[word("virtio"), word("ahci"), word("nvme")]),
-        "How the system disk is attached.",
-    ),
+    key("tpm", Bool, "A virtual TPM 2.0."),
+    key("disk-bus", OneOf(&[word("virtio"), word("ahci"), word("nvme")]), "How the system disk is attached."),
     later("hugepages", Bool, "Guest memory in huge pages."),
 ];
 
@@ -238,10 +248,10 @@ static DRIVER: &[Field] = &[
 ];
 
 static REMOTE: &[Field] = &[
-    key("parsec", Bool, "Parsec."),
-    key("sunshine", Bool, "Sunshine."),
+    later("parsec", Bool, "Parsec."),
+    later("sunshine", Bool, "Sunshine."),
     key("rdp", Bool, "Remote Desktop."),
-    key("ssh", Bool, "OpenSSH."),
+    later("ssh", Bool, "OpenSSH."),
 ];
 
 static UPDATES: &[Field] = &[

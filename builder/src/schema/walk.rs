@@ -189,7 +189,7 @@ impl Form {
     }
 
     /// What is wrong with `text` and what to write instead.
-    fn check(self, text: &str) -> Result<(), (String, String)> {
+    pub(crate) fn check(self, text: &str) -> Result<(), (String, String)> {
         if let Some(bad) =
             text.chars().find(|c| c.is_control() && !(self == Self::Any && matches!(c, '\n' | '\t')))
         {
@@ -206,10 +206,9 @@ impl Form {
             Self::Package => "use a Debian package's name, such as pciutils",
             Self::Module => "use a kernel module's name, such as virtio_blk",
             Self::KernelOption => "write one option without spaces or quotes, such as mitigations=off",
-            Self::Keyboard => "write a layout's short name, such as fr or us",
             Self::CardAddress => "write it as lspci does: 01:00, or 0000:01:00 with the domain",
             Self::PciId => "write vendor and device in hexadecimal, such as 10de:2484",
-            Self::GuestPath => "write an absolute path without '..', such as /etc/motd",
+            Self::GuestPath => "write an absolute path without '..', such as /etc/motd or C:\\Games",
             Self::Mode => "write permission bits in octal, such as \"0644\"",
             Self::Owner => "write user:group, such as root:root",
             Self::Sha256 => "write 64 hexadecimal digits",
@@ -252,34 +251,49 @@ impl Form {
             Self::KernelOption => {
                 !text.is_empty() && all(|b| b.is_ascii_graphic() && !b"\"'\\$`".contains(&b))
             }
-            Self::Keyboard => {
-                text.len() >= 2 && all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
-            }
             Self::CardAddress => is_card_address(text),
             Self::PciId => {
                 text.split_once(':').is_some_and(|(vendor, device)| is_hex(vendor, 4) && is_hex(device, 4))
             }
-            Self::GuestPath => text.starts_with('/') && !text.split('/').any(|part| part == ".."),
+            Self::GuestPath => {
+                (text.starts_with('/') || is_windows_path(text))
+                    && !text.split(['/', '\\']).any(|part| part == "..")
+            }
             Self::Mode => (3..=4).contains(&text.len()) && all(|b| (b'0'..=b'7').contains(&b)),
             Self::Owner => text
                 .split_once(':')
                 .is_some_and(|(user, group)| Self::UserName.matches(user) && Self::UserName.matches(group)),
             Self::Sha256 => is_hex(text, 64),
-            Self::Language => {
-                text == "C"
-                    || text.split_once('-').is_some_and(|(language, region)| {
-                        (2..=3).contains(&language.len())
-                            && language.bytes().all(|b| b.is_ascii_lowercase())
-                            && region.len() == 2
-                            && region.bytes().all(|b| b.is_ascii_uppercase())
-                    })
-            }
+            Self::Language => text == "C" || is_language(text),
             Self::TimeZone => {
                 starts(u8::is_ascii_alphabetic)
                     && !text.contains("//")
-                    && all(|b| b.is_ascii_alphanumeric() || b"/_+-. ".contains(&b))
+                    && all(|b| b.is_ascii_alphanumeric() || b"/_+-. ()".contains(&b))
             }
         }
+    }
+}
+
+/// `C:\\Games`
+fn is_windows_path(text: &str) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() >= 3 && bytes[0].is_ascii_alphabetic() && bytes[1] == b':' && bytes[2] == b'\\'
+}
+
+/// `fr-FR`, `es-419`, `sr-Latn-RS`.
+fn is_language(text: &str) -> bool {
+    let parts: Vec<&str> = text.split('-').collect();
+    let lower = |part: &str| part.bytes().all(|b| b.is_ascii_lowercase());
+    let region = |part: &str| match part.len() {
+        2 => part.bytes().all(|b| b.is_ascii_uppercase()),
+        3 => part.bytes().all(|b| b.is_ascii_digit()),
+        _ => false,
+    };
+    let script = |part: &str| part.len() == 4 && part.as_bytes()[0].is_ascii_uppercase() && lower(&part[1..]);
+    match parts[..] {
+        [language, last] => (2..=3).contains(&language.len()) && lower(language) && region(last),
+        [language, middle, last] => lower(language) && script(middle) && region(last),
+        _ => false,
     }
 }
 

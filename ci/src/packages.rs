@@ -33,17 +33,24 @@ pub(crate) struct Package {
     pub(crate) tier: Tier,
     /// Built from the source package qemu or tied to its version: all of these come from one suite.
     pub(crate) of_qemu: bool,
+    /// Not wanted where this other package is installed, because the two exclude each other.
+    pub(crate) unless: Option<&'static str>,
 }
 
 /// The oldest QEMU that is good enough, and why, see the module's head.
 pub(crate) const QEMU_AT_LEAST: &str = "1:10.0";
 
 const fn package(tier: Tier, name: &'static str, why: &'static str) -> Package {
-    Package { name, why, tier, of_qemu: false }
+    Package { name, why, tier, of_qemu: false, unless: None }
 }
 
 const fn qemu(tier: Tier, name: &'static str, why: &'static str) -> Package {
-    Package { name, why, tier, of_qemu: true }
+    Package { name, why, tier, of_qemu: true, unless: None }
+}
+
+/// A compiler that Debian's `rustc` excludes; who has that one builds for Windows with rustup's.
+const fn compiler(tier: Tier, name: &'static str, why: &'static str) -> Package {
+    Package { name, why, tier, of_qemu: false, unless: Some("rustc") }
 }
 
 /// Every package, for Debian 12 on amd64.
@@ -87,6 +94,16 @@ pub(crate) const PACKAGES: &[Package] = &[
     package(Tier::Test, "udftools", "mkudffs: discs of another writer, for the UDF reader"),
     package(Tier::Test, "wimtools", "wimlib-imagex: real WIM files, for the media inspection"),
     package(Tier::Test, "nix-bin", "nix-instantiate --parse flake.nix"),
+    compiler(
+        Tier::Test,
+        "rustc-web",
+        "a Rust compiler that is new enough, for no43-guest.exe (62 MB with LLVM)",
+    ),
+    compiler(Tier::Test, "rust-web-src", "the Rust library's sources, compiled for Windows (45 MB)"),
+    package(Tier::Test, "gcc-mingw-w64-x86-64-win32", "linker and C library for Windows programs (57 MB)"),
+    package(Tier::Test, "wine64", "runs no43-guest.exe (103 MB with its libraries)"),
+    package(Tier::Test, "wine", "the command wine"),
+    package(Tier::Test, "wixl", "makes a small Windows Installer package to install under Wine"),
     package(Tier::Bench, "time", "largest resident memory of a process"),
 ];
 
@@ -117,7 +134,7 @@ pub(crate) struct Wanted {
 /// Package names that are not there, or there in a version that is too old.
 pub(crate) fn missing(installed: &BTreeMap<String, String>, tier: Tier) -> Vec<&'static Package> {
     let good = |p: &Package| match installed.get(p.name) {
-        None => false,
+        None => p.unless.is_some_and(|other| installed.contains_key(other)),
         Some(v) => !p.of_qemu || p.name == "seabios" || !older(v, QEMU_AT_LEAST),
     };
     PACKAGES.iter().filter(|p| p.tier <= tier && !good(p)).collect()
@@ -419,6 +436,13 @@ mtools | 4.0.33-1+really4.0.32-1 | http://m.example/debian bookworm/main amd64 P
     #[test]
     fn a_machine_that_has_everything_needs_nothing() {
         assert_eq!(decide(&system(&[]), Tier::Bench), (vec![], None));
+    }
+
+    #[test]
+    fn a_compiler_that_debians_own_excludes_is_left_out() {
+        let wants =
+            |own: Option<&str>| shown(&system(&[("rustc-web", None), ("rustc", own)])).contains("rustc-web");
+        assert!(wants(None) && !wants(Some("1.63")));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use xshell::{Cmd, Shell, cmd};
 pub(crate) struct Options {
     #[command(flatten)]
     install: Install,
-    /// Only these stages; may be given again (fmt, clippy, unit, docs, nix, cli, store, lab)
+    /// Only these stages; may be given again (fmt, clippy, unit, docs, nix, windows, cli, store, lab)
     #[arg(long, value_name = "STAGE")]
     only: Vec<String>,
     /// Run the long cases too
@@ -54,6 +54,7 @@ const STAGES: &[Stage] = &[
             vec![cmd!(sh, "sh -c {script}")]
         },
     },
+    Stage { name: "windows", commands: |sh, more| suite(sh, "windows", more) },
     Stage { name: "cli", commands: |sh, more| suite(sh, "cli", more) },
     Stage { name: "store", commands: |sh, more| suite(sh, "store", more) },
     Stage { name: "lab", commands: |sh, more| suite(sh, "lab", more) },
@@ -64,6 +65,23 @@ const SUITES: &[&str] = &["cli", "store", "lab"];
 fn suite<'a>(sh: &'a Shell, name: &str, more: &[String]) -> Vec<Cmd<'a>> {
     // The whole workspace is named, so that what the unit stage compiled is used: with one package other features are on.
     vec![cmd!(sh, "cargo test --workspace --test {name} -- {more...}")]
+}
+
+/// Builds the guest program for Windows, then runs it under Wine.
+fn windows(sh: &Shell, binaries: &Binaries, suite: Vec<Cmd<'_>>) -> Result<Step> {
+    let built = match binaries::windows_build_command(sh) {
+        Ok(command) => Step::run("windows", vec![command])?,
+        Err(reason) => return Ok(Step::skipped("windows", &format!("{reason:#}"))),
+    };
+    if built.outcome != Outcome::Passed {
+        return Ok(built);
+    }
+    let size = std::fs::metadata(&binaries.windows_guest)?.len();
+    eprintln!("  no43-guest.exe has {} KB, built in {}", size / 1000, seconds(built.time));
+    binaries.announce(sh);
+    let mut step = Step::run("windows", suite)?;
+    step.time += built.time;
+    Ok(step)
 }
 
 /// Runs the stages; `false` means that one failed. All run, so that one report names everything.
@@ -101,6 +119,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             name if SUITES.contains(&name) && built == Some(false) => {
                 Step::skipped(name, "its programs were not built")
             }
+            "windows" => windows(&sh, &binaries, (stage.commands)(&sh, &more))?,
             name => Step::run(name, (stage.commands)(&sh, &more))?,
         });
     }

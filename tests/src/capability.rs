@@ -20,7 +20,7 @@ const fn row(name: &'static str, detect: fn() -> Result<(), Missing>) -> Capabil
     Capability { name, detect, seen: OnceLock::new() }
 }
 
-static TABLE: [Capability; 9] = [
+static TABLE: [Capability; 11] = [
     row("no43", || programs::no43().map(drop).map_err(|e| e.to_string())),
     row("lab", lab),
     row("kvm", kvm),
@@ -31,6 +31,8 @@ static TABLE: [Capability; 9] = [
     row("uefi", || {
         met(Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").is_file(), "no UEFI firmware here (package ovmf)")
     }),
+    row("wine", wine),
+    row("wixl", || met(runs("wixl", "--version"), "wixl is not here (package wixl)")),
     row("soak", || met(std::env::var_os("NO43_SOAK").is_some(), "a long case: ci/test --soak")),
 ];
 
@@ -63,6 +65,14 @@ fn lab() -> Result<(), Missing> {
         Some(major) => Err(format!("the lab needs QEMU 10 or newer, here is {major}: ci/test installs it")),
         None => Err("no qemu-system-x86_64 here (package qemu-system-x86)".to_owned()),
     }
+}
+
+fn wine() -> Result<(), Missing> {
+    programs::windows_guest().map_err(|e| e.to_string())?;
+    met(
+        runs("wine", "--version") && runs("wineserver", "--version"),
+        "no wine here (packages wine and wine64)",
+    )
 }
 
 /// `QEMU emulator version 10.0.2 (…)` → 10.

@@ -11,8 +11,10 @@ pub mod programs;
 pub mod run;
 pub mod scene;
 pub mod suite;
+pub mod wine;
 
 pub use lab_host::LabHost;
 pub use run::{Run, Seen};
 pub use scene::Scene;
 pub use suite::Case;
+pub use wine::Wine;

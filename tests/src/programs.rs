@@ -19,6 +19,11 @@ pub fn guest() -> Result<PathBuf> {
     find("NO43_GUEST", "no43-guest", &["lab", "release", "debug"])
 }
 
+/// The guest program for Windows guests: `$NO43_GUEST_WINDOWS`, else the one that cargo has built.
+pub fn windows_guest() -> Result<PathBuf> {
+    find("NO43_GUEST_WINDOWS", "no43-guest.exe", &["x86_64-pc-windows-gnu/windows"])
+}
+
 fn find(variable: &str, name: &str, folders: &[&str]) -> Result<PathBuf> {
     if let Some(path) = std::env::var_os(variable).map(PathBuf::from) {
         ensure!(path.is_file(), "{variable} names {}, which is not there", path.display());

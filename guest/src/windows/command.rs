@@ -31,15 +31,24 @@ pub(crate) fn first_start(request: &FirstStart) -> FirstStarted {
 /// Where Windows Setup writes what went wrong, in Windows itself and in the system that it starts from.
 pub(crate) fn setup_logs() -> Vec<PathBuf> {
     let root = PathBuf::from(std::env::var_os("SystemRoot").unwrap_or_else(|| r"C:\Windows".into()));
-    let folders = [root.join("Panther"), root.join(r"Panther\UnattendGC"), r"X:\Windows\Panther".into()];
-    let before = [r"C:\$Windows.~BT\Sources\Panther".into(), r"C:\Windows\Panther".into()];
+    let folders = [
+        root.join("Panther"),
+        root.join(r"Panther\UnattendGC"),
+        r"C:\$Windows.~BT\Sources\Panther".into(),
+        r"X:\Windows\Panther".into(), // the system that Setup starts from
+        r"C:\Windows\Panther".into(), // the new one, seen from there
+    ];
     let mut files: Vec<PathBuf> = folders
         .into_iter()
-        .chain(before)
-        .flat_map(|folder: PathBuf| ["setuperr.log", "setupact.log"].map(|name| folder.join(name)))
+        .flat_map(|folder| ["setuperr.log", "setupact.log"].map(|name| folder.join(name)))
         .collect();
-    files.sort();
-    files.dedup();
+    let mut seen = Vec::new();
+    files.retain(|file| {
+        let name = file.to_string_lossy().to_lowercase();
+        let new = !seen.contains(&name);
+        seen.push(name);
+        new
+    });
     files
 }
 

@@ -117,7 +117,7 @@ impl Follow<'_> {
 }
 
 /// Label, text, and whether it is mere progress.
-fn words(what: &Happened, name: &str) -> Option<(&'static str, String, bool)> {
+pub(crate) fn words(what: &Happened, name: &str) -> Option<(&'static str, String, bool)> {
     let ms = |ms: u64| seconds(Duration::from_millis(ms));
     Some(match what {
         Happened::Note { text, warning } => (if *warning { "warning" } else { "note" }, text.clone(), true),

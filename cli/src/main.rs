@@ -12,6 +12,7 @@ mod host_verb;
 mod image;
 mod instance;
 mod ip;
+mod job;
 mod lab;
 mod lock;
 mod media;
@@ -85,6 +86,8 @@ enum Command {
     Cp(cp::Args),
     /// Print a running guest's addresses
     Ip(ip::Args),
+    /// Run one command in a fresh machine, and throw the machine away
+    Job(job::Args),
     /// The instances that are kept: list, rename, renew, snapshot, back up, remove
     Instance(instance::Args),
     /// Make the reports of a kept run again
@@ -128,6 +131,7 @@ fn main() -> ExitCode {
         Command::Shell(args) => shell::run(&args, &context),
         Command::Cp(args) => cp::run(&args, &context),
         Command::Ip(args) => ip::run(&args, &context),
+        Command::Job(args) => job::run(&args, &context),
         Command::Instance(args) => instance::run(args, &context),
         Command::Report(args) => report::run(&args, &context),
         Command::Gpus(args) => gpus::run(args, &context),

@@ -50,7 +50,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Done {
         instances: instances.dir().to_owned(),
         store: ready.store.dir().to_owned(),
         plan: ready.plan,
-        job: false,
+        owner: None,
         wait_s: args.wait.as_secs(),
         extra_disks: Vec::new(),
         qemu: "qemu-system-x86_64".into(),

@@ -24,7 +24,7 @@ pub(crate) fn this_program() -> Result<PathBuf, Failure> {
 
 /// Takes over machines whose no43 is gone, and says so.
 pub(crate) fn tend(runs: &Runs) -> Result<(), Failure> {
-    for adopted in runs.tend(&this_program()?) {
+    for adopted in runs.tend(&this_program()?, Instances::open_default().ok().as_ref()) {
         eprintln!("  note     {}: {}", adopted.name, adopted.what);
     }
     Ok(())

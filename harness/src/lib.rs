@@ -10,6 +10,7 @@ pub mod diagnosis;
 pub mod evidence;
 pub mod exit_codes;
 pub mod instance;
+pub mod job;
 pub mod report;
 pub mod running;
 pub mod stop;

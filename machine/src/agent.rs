@@ -16,7 +16,8 @@ use std::time::{Duration, Instant};
 use qapi::Command;
 use serde_json::{Value, json};
 
-pub use exec::{ExecLimits, ExecOutput, GuestPid};
+pub use exec::{ExecLimits, ExecOutput, GuestPid, ProgramEnd};
+pub use files::FollowedFile;
 use link::{Link, LinkError};
 
 use crate::qmp::Qmp;

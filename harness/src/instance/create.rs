@@ -82,6 +82,7 @@ fn fill(dir: &Path, new: &NewInstance<'_>) -> Result<(), InstanceError> {
         recipe: std::path::absolute(&new.plan.recipe_file).unwrap_or_else(|_| new.plan.recipe_file.clone()),
         created: record::now(),
         ephemeral: new.ephemeral,
+        maker: new.ephemeral.then(|| no43_host::ProcessRef::current(&no43_host::Roots::real())),
         plan,
         disks,
     }

@@ -145,6 +145,21 @@ impl Instances {
         Ok(names)
     }
 
+    /// Removes what interrupted commands left: folders that were to be deleted, and those that never became an instance.
+    pub(crate) fn sweep(&self) {
+        /// Making one takes milliseconds, an import of a large disk minutes.
+        const OLD: Duration = Duration::from_secs(24 * 3600);
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            let changed = entry.metadata().and_then(|facts| facts.modified()).ok();
+            let old = changed.and_then(|then| then.elapsed().ok()).is_some_and(|age| age > OLD);
+            if name.starts_with(".removed-") || (name.starts_with(".new-") && old) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+
     /// Removes an instance with everything in it, kept disks too: there is no way back.
     ///
     /// # Errors

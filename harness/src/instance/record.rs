@@ -53,6 +53,9 @@ pub struct Record {
     pub created: u64,
     /// Removed when its run ends.
     pub ephemeral: bool,
+    /// Who made a throw-away one: it is removed if that dies before it runs.
+    #[serde(default)]
+    pub maker: Option<no43_host::ProcessRef>,
     /// The plan of its last start, without which it could not start when the recipe is gone.
     pub plan: Value,
     /// Disks that outlive a renew.

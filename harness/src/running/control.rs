@@ -28,8 +28,8 @@ pub(super) enum Wake {
     Ask(Ask, SyncSender<Answer>),
     /// The guest's agent answers, since so many milliseconds; `None`: it did not within the limit.
     Ready(Option<u64>),
-    /// The command that this machine belongs to is gone.
-    TieBroken,
+    /// The command that this machine was started for is gone.
+    OwnerGone,
     /// This process was asked to end: a service that is stopped, a host that shuts down.
     Signal,
 }
@@ -63,7 +63,6 @@ pub(super) fn serve(path: &Path, shared: &Arc<Shared>) -> std::io::Result<()> {
 }
 
 fn connection(stream: &UnixStream, shared: &Shared) {
-    let mut tied = false;
     let Ok(reader) = stream.try_clone() else { return };
     let mut reader = BufReader::with_capacity(4096, reader);
     loop {
@@ -78,14 +77,6 @@ fn connection(stream: &UnixStream, shared: &Shared) {
                 stream_events(stream, shared, past);
                 break;
             }
-            Ok(Ask::Tie) => {
-                tied = true;
-                Answer::Ok
-            }
-            Ok(Ask::Untie) => {
-                tied = false;
-                Answer::Ok
-            }
             Ok(ask) => pass_on(ask, shared),
         };
         let Ok(mut text) = serde_json::to_vec(&answer) else { break };
@@ -93,10 +84,6 @@ fn connection(stream: &UnixStream, shared: &Shared) {
         if (&mut &*stream).write_all(&text).is_err() {
             break;
         }
-    }
-    if tied {
-        shared.give_up.store(true, Ordering::SeqCst);
-        let _ = shared.wake.send(Wake::TieBroken);
     }
 }
 

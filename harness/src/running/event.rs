@@ -134,9 +134,7 @@ pub enum Ask {
         /// The file, which must not exist.
         path: std::path::PathBuf,
     },
-    /// The machine belongs to this connection: it ends when the connection does, unless [`Ask::Untie`] came before.
-    Tie,
-    /// The machine outlives this connection after all.
+    /// The machine outlives the command that it was started for.
     Untie,
     /// A USB device of the host comes or goes.
     Usb {

@@ -18,6 +18,7 @@ mod event;
 mod host;
 mod hub;
 mod note;
+pub mod secrets;
 mod spec;
 mod supervisor;
 mod watch;

@@ -60,8 +60,8 @@ pub struct RunNote {
     pub stage: Stage,
     /// Its disk goes when it ends.
     pub ephemeral: bool,
-    /// A job's machine is of no use without its job.
-    pub job: bool,
+    /// The command that it was started for and without which it is of no use: a job's.
+    pub owner: Option<ProcessRef>,
     /// Name and address of each card.
     pub cards: Vec<String>,
     /// Virtual CPUs.
@@ -142,6 +142,7 @@ impl Runs {
     /// Forgets a run that is over.
     pub(super) fn forget(&self, name: &str) {
         let dir = self.dir.join(name);
+        super::secrets::destroy(&dir.join(super::secrets::FILE));
         let _ = fs::remove_file(dir.join(NOTE));
         let _ = fs::remove_dir_all(dir);
     }
@@ -169,7 +170,7 @@ impl Runs {
 
     /// Takes over every machine whose supervisor is gone, and forgets those that are gone themselves. For commands that
     /// change something, before [`no43_host::recovery::recover`].
-    pub fn tend(&self, no43: &Path) -> Vec<Adopted> {
+    pub fn tend(&self, no43: &Path, instances: Option<&Instances>) -> Vec<Adopted> {
         let mut all = Vec::new();
         for row in self.list() {
             let name = row.note.name.clone();
@@ -188,7 +189,29 @@ impl Runs {
             };
             all.push(Adopted { name, what });
         }
+        for name in instances.map(|instances| self.sweep(instances)).unwrap_or_default() {
+            all.push(Adopted {
+                name,
+                what: "it was never started: its throw-away disk is removed".to_owned(),
+            });
+        }
         all
+    }
+
+    /// Throw-away instances whose maker died before they ran.
+    fn sweep(&self, instances: &Instances) -> Vec<String> {
+        instances.sweep();
+        let (all, _) = instances.list().unwrap_or_default();
+        let dead = |maker: Option<ProcessRef>| maker.is_none_or(|maker| !maker.is_alive(&self.roots));
+        let lost = all
+            .into_iter()
+            .filter(|one| one.record.ephemeral && dead(one.record.maker) && self.note(one.name()).is_none());
+        lost.filter_map(|one| {
+            let store = no43_builder::store::Store::open(Some(&one.system.store)).ok()?;
+            instances.remove(&one, &store).ok()?;
+            Some(one.name().to_owned())
+        })
+        .collect()
     }
 
     fn adopt(&self, no43: &Path, name: &str) -> Result<(), String> {

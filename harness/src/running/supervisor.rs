@@ -50,8 +50,8 @@ pub struct StartRequest {
     pub store: PathBuf,
     /// What the machine is.
     pub plan: Plan,
-    /// It belongs to a job.
-    pub job: bool,
+    /// The command that it is started for and without which it is of no use: a job's.
+    pub owner: Option<ProcessRef>,
     /// How long to wait for cards that others have, in seconds.
     pub wait_s: u64,
     /// Read-only raw disks for this run.
@@ -164,7 +164,7 @@ impl Run {
             began: crate::instance::now(),
             stage: Stage::Starting,
             ephemeral: instance.record.ephemeral,
-            job: false,
+            owner: None,
             cards: Vec::new(),
             cpus: 0,
             memory_mib: 0,
@@ -237,7 +237,8 @@ impl Run {
             ready(Err(refusal.clone()));
             return Err(refusal);
         }
-        self.note.job = start.job;
+        self.note.owner = start.owner;
+        self.watch_owner();
         self.note.cpus = start.plan.machine.cpus;
         self.note.memory_mib = start.plan.machine.memory_mib;
         self.note.forwards.clone_from(&start.plan.devices.forwards);
@@ -318,6 +319,24 @@ impl Run {
         Ok(machine)
     }
 
+    /// Wakes the supervisor when the command that the machine was started for is gone.
+    fn watch_owner(&self) {
+        let Some(owner) = self.note.owner else { return };
+        let (shared, roots) = (Arc::clone(&self.shared), self.host.roots.clone());
+        let wait = move || {
+            wait_for_end(owner, &roots);
+            shared.give_up.store(true, Ordering::SeqCst);
+            let _ = shared.wake.send(Wake::OwnerGone);
+        };
+        let _ = std::thread::Builder::new().name("owner".into()).stack_size(128 << 10).spawn(wait);
+    }
+
+    /// The machine outlives the command that it was started for.
+    pub(super) fn disown(&mut self) {
+        self.note.owner = None;
+        self.write_note();
+    }
+
     fn given_up(&self) -> Result<(), Refusal> {
         match self.shared.give_up.load(Ordering::SeqCst) {
             true => {
@@ -364,10 +383,7 @@ impl Run {
             return Err(refusal);
         }
         self.hub().say(Happened::Adopted { pid: machine.pid() });
-        if self.note.job {
-            // a job's machine is of no use without its job
-            let _ = self.shared.wake.send(Wake::TieBroken);
-        }
+        self.watch_owner();
         Ok(self.watch(machine, lease, None))
     }
 
@@ -438,6 +454,19 @@ impl Run {
         std::thread::sleep(LAST_WORDS);
         code
     }
+}
+
+/// Returns when the process is gone; at once if it is gone already.
+fn wait_for_end(process: ProcessRef, roots: &no43_host::Roots) {
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::process::{Pid, PidfdFlags, pidfd_open};
+    let pid = i32::try_from(process.pid).ok().and_then(Pid::from_raw);
+    let Some(Ok(pidfd)) = pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) else { return };
+    // looked at after the pidfd is open: from here on it cannot become another process
+    if !process.is_alive(roots) {
+        return;
+    }
+    while let Err(rustix::io::Errno::INTR) = poll(&mut [PollFd::new(&pidfd, PollFlags::IN)], None) {}
 }
 
 fn canonical(path: &Path) -> PathBuf {

@@ -58,8 +58,9 @@ impl<'a> Watch<'a> {
                 Ok(Wake::Qmp(event)) => self.event(&event),
                 Ok(Wake::Ask(ask, reply)) => self.ask(ask, &reply),
                 Ok(Wake::Ready(after)) => self.ready(after, ready_limit),
-                Ok(Wake::TieBroken) => {
-                    self.run.hub().note("the command that it belonged to is gone: it is switched off");
+                Ok(Wake::OwnerGone) if self.run.note.owner.is_none() => {}
+                Ok(Wake::OwnerGone) => {
+                    self.run.hub().note("the command that it was started for is gone: it is switched off");
                     self.switch_off();
                 }
                 Ok(Wake::Signal) => self.ask_guest(SIGNAL_LIMIT),
@@ -197,7 +198,11 @@ impl<'a> Watch<'a> {
                 self.qmp("device_add", Value::Object(properties))
             }
             Ask::Usb { id, plug: None } => self.qmp("device_del", json!({ "id": id })),
-            Ask::Follow { .. } | Ask::Tie | Ask::Untie => Answer::No("answered elsewhere".into()),
+            Ask::Untie => {
+                self.run.disown();
+                Answer::Ok
+            }
+            Ask::Follow { .. } => Answer::No("answered elsewhere".into()),
         };
         let _ = reply.try_send(answer);
     }

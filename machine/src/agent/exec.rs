@@ -47,6 +47,15 @@ impl ExecLimits {
     }
 }
 
+/// How a program in the guest ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ProgramEnd {
+    /// Its exit code.
+    pub code: Option<i64>,
+    /// The signal or NTSTATUS that ended it.
+    pub signal: Option<i64>,
+}
+
 /// How a program in the guest ended, and what it said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ExecOutput {
@@ -108,6 +117,25 @@ impl Agent {
     /// [`AgentError`] if it could not be started.
     pub fn spawn(&self, argv: &[&str]) -> Result<GuestPid, AgentError> {
         self.begin(argv, &ExecLimits::within(COMMAND_LIMIT), false)
+    }
+
+    /// Starts a program whose output goes where it sends it itself, with an environment of its own; [`Agent::ended`] tells
+    /// its end.
+    ///
+    /// # Errors
+    /// [`AgentError`] if it could not be started.
+    pub fn spawn_with(&self, argv: &[&str], env: Vec<String>) -> Result<GuestPid, AgentError> {
+        self.begin(argv, &ExecLimits { env, ..ExecLimits::within(COMMAND_LIMIT) }, false)
+    }
+
+    /// How a program that was spawned has ended: exit code, or signal (NTSTATUS in Windows). `None` while it runs. Can be
+    /// asked once after the end.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub fn ended(&self, pid: GuestPid) -> Result<Option<ProgramEnd>, AgentError> {
+        let status = self.execute(&guest_exec_status { pid: pid.0 }, COMMAND_LIMIT)?;
+        Ok(status.exited.then_some(ProgramEnd { code: status.exitcode, signal: status.signal }))
     }
 
     /// Runs a program in a Linux guest with its output in files, and reads them back: for output of more than 16 MiB, for

@@ -5,9 +5,11 @@
 //! beside a recipe and are copied in are not locked: a change there is a person's own, and gives a new layer.
 
 pub mod apt;
+mod download;
 mod facts;
 mod fetch;
 pub mod hashes;
+mod media;
 mod resolve;
 mod verify;
 
@@ -21,8 +23,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::{Kind, Place, Problem, Problems};
 use crate::key::is_sha256_hex;
+use crate::media::Media;
 
+pub use download::Progress;
 pub(crate) use facts::{KIND_BYTES, kind_of};
+pub use media::ISO;
+pub(crate) use media::check as check_media;
 pub use resolve::{Change, Tools, Update};
 pub use verify::{Verified, input_path};
 
@@ -76,6 +82,9 @@ pub struct InputLock {
     /// What was found inside.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub facts: BTreeMap<String, String>,
+    /// Of a Windows installation medium.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media: Option<Media>,
 }
 
 #[derive(Serialize, Deserialize)]

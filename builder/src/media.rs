@@ -4,7 +4,7 @@
 //! into the lock, and what a recipe asks for is checked against them ([`Media::check`]) before anything starts.
 
 mod check;
-mod inspect;
+pub(crate) mod inspect;
 mod secure_boot;
 pub(crate) mod source;
 mod systems;

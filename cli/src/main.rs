@@ -6,6 +6,7 @@ mod completions;
 mod context;
 mod cp;
 mod doctor;
+mod download;
 mod follow;
 mod gpus;
 mod host_verb;

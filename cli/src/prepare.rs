@@ -77,7 +77,7 @@ fn locked(resolved: &Resolved, strict: bool, store: &Store) -> Result<Lock, Fail
 
 /// What locking needs: where fetched files go, and the remembered hashes.
 pub(crate) fn tools(store: &Store) -> Tools {
-    Tools::new(inputs(store), hashes(store))
+    Tools::new(inputs(store), hashes(store)).with_progress(crate::download::meter())
 }
 
 fn inputs(store: &Store) -> PathBuf {

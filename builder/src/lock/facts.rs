@@ -8,6 +8,7 @@ use std::path::Path;
 /// Offset, bytes there, and what such a file is.
 const KINDS: &[(u64, &[u8], &str)] = &[
     (0x8001, b"CD001", "ISO 9660 image"),
+    (0x8001, b"BEA01", "UDF image"),
     (0, b"!<arch>\ndebian-binary", "Debian package"),
     (0, b"QFI\xfb", "qcow2 image"),
     (0, b"MSWIM\0\0\0", "WIM archive"),

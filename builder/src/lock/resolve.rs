@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use super::apt::{self, HostSource};
+use super::download::{self, Progress};
 use super::fetch::{FetchError, fetch};
 use super::hashes::HashCache;
-use super::{InputLock, Lock, SuiteLock, verify};
+use super::{InputLock, Lock, SuiteLock, media, verify};
 use crate::diagnostic::{Kind, Problem, Problems, nearest};
 use crate::recipe::{Guest, Input, InputFrom, Resolved};
 
@@ -35,13 +36,20 @@ pub struct Tools {
     /// Remembered sums.
     pub hashes: HashCache,
     host: OnceLock<Vec<HostSource>>,
+    progress: Box<dyn Fn(Progress<'_>)>,
 }
 
 impl Tools {
     /// Fetched files go to `inputs`.
     #[must_use]
     pub fn new(inputs: PathBuf, hashes: HashCache) -> Self {
-        Self { inputs, hashes, host: OnceLock::new() }
+        Self { inputs, hashes, host: OnceLock::new(), progress: Box::new(|_| {}) }
+    }
+
+    /// Tells how far a download is, many times a second.
+    #[must_use]
+    pub fn with_progress(self, progress: impl Fn(Progress<'_>) + 'static) -> Self {
+        Self { progress: Box::new(progress), ..self }
     }
 
     /// As if this host's apt were configured so.
@@ -149,7 +157,7 @@ impl Lock {
             if old.is_some() && !update.means(name) {
                 continue;
             }
-            match resolve_input(name, input, tools) {
+            match resolve_input(recipe, name, input, tools) {
                 Ok(new) => {
                     let own_file = matches!(input.from, InputFrom::Path(_));
                     push_change(&mut changes, name, own_file, old.map(input_facts), input_facts(&new));
@@ -258,7 +266,12 @@ fn resolve_suite(
     Ok(Some(SuiteLock { mirror, components, sha256: sum.sha256, size: sum.size, facts }))
 }
 
-fn resolve_input(name: &str, input: &Input, tools: &mut Tools) -> Result<InputLock, Problem> {
+fn resolve_input(
+    recipe: &Resolved,
+    name: &str,
+    input: &Input,
+    tools: &mut Tools,
+) -> Result<InputLock, Problem> {
     let path = match &input.from {
         InputFrom::Path(path) => path.clone(),
         InputFrom::Url(url) => {
@@ -268,6 +281,8 @@ fn resolve_input(name: &str, input: &Input, tools: &mut Tools) -> Result<InputLo
             keep(url, tools).map_err(failed)?
         }
     };
+    // Looked at before it is hashed: minutes are saved when a page or a Linux disc was named.
+    let (media, facts) = media::look_into(recipe, name, input, &path)?;
     let sum = tools.hashes.sum(&path).map_err(|error| verify::missing(name, input, &path, &error))?;
     if let Some(expected) = input.sha256.as_ref().filter(|expected| **expected != sum.sha256) {
         let what = format!("{} is not the file that the recipe means", input.written);
@@ -275,8 +290,7 @@ fn resolve_input(name: &str, input: &Input, tools: &mut Tools) -> Result<InputLo
         let fix = "put the right file there, or correct sha256 in the recipe";
         return Err(input.spot.problem(Kind::WrongHash, what).why(why).fix(fix));
     }
-    let facts = super::facts::of(&path).unwrap_or_default();
-    Ok(InputLock { source: input.written.clone(), sha256: sum.sha256, size: sum.size, facts })
+    Ok(InputLock { source: input.written.clone(), sha256: sum.sha256, size: sum.size, facts, media })
 }
 
 /// Fetches `url` into the folder of inputs, under its SHA-256.
@@ -287,8 +301,15 @@ fn keep(url: &str, tools: &Tools) -> Result<PathBuf, FetchError> {
     };
     fs::create_dir_all(&tools.inputs).map_err(cannot)?;
     let aside = tempfile::Builder::new().prefix(".fetching-").tempdir_in(&tools.inputs).map_err(cannot)?;
-    let file = aside.path().join("file");
-    fetch(url, &file)?;
+    let file = match url.starts_with("file:") || url.ends_with("/InRelease") {
+        // Suites are apt's own business.
+        true => {
+            let file = aside.path().join("file");
+            fetch(url, &file)?;
+            file
+        }
+        false => download::download(url, &tools.inputs, &*tools.progress)?,
+    };
     fs::set_permissions(&file, fs::Permissions::from_mode(0o444)).map_err(cannot)?;
     let mut open = fs::File::open(&file).map_err(cannot)?;
     let sha256 = super::hashes::sha256_of(&mut open).map_err(cannot)?;
@@ -317,7 +338,11 @@ fn suite_facts(lock: &SuiteLock) -> BTreeMap<String, String> {
 }
 
 fn input_facts(lock: &InputLock) -> BTreeMap<String, String> {
-    all_facts(&lock.facts, &lock.sha256, lock.size)
+    let mut facts = all_facts(&lock.facts, &lock.sha256, lock.size);
+    if let Some(media) = &lock.media {
+        facts.extend(media::facts(media));
+    }
+    facts
 }
 
 fn all_facts(facts: &BTreeMap<String, String>, sha256: &str, size: u64) -> BTreeMap<String, String> {

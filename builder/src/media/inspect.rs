@@ -243,4 +243,4 @@ fn channel(images: &[WimImage], ei_cfg: Option<&[u8]>) -> Channel {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -237,7 +237,7 @@ fn parse_xml(text: &str) -> Result<Vec<WimImage>, WimError> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
     use std::io::Cursor;
 

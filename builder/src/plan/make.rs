@@ -25,6 +25,7 @@ const PLAIN_HOST: (u32, u64) = (2, 2048);
 /// What the lock or the facts do not have.
 pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Problems> {
     let recipe = &resolved.recipe;
+    crate::lock::check_media(resolved, lock)?;
     if let Some(windows) = &recipe.guest.windows {
         let problem =
             windows.spots.os.problem(Kind::NotSupported, "this version plans no Windows guests yet");

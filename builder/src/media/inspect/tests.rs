@@ -9,7 +9,7 @@ use super::super::BootAuthority;
 use super::*;
 
 /// What Windows 10's own XML looks like, with two editions.
-const XML: &str = "<WIM><TOTALBYTES>1</TOTALBYTES>\
+pub(crate) const XML: &str = "<WIM><TOTALBYTES>1</TOTALBYTES>\
     <IMAGE INDEX=\"1\"><TOTALBYTES>14000000000</TOTALBYTES><WINDOWS><ARCH>9</ARCH><EDITIONID>Core</EDITIONID>\
     <INSTALLATIONTYPE>Client</INSTALLATIONTYPE><LANGUAGES><LANGUAGE>fr-FR</LANGUAGE><DEFAULT>fr-FR</DEFAULT></LANGUAGES>\
     <VERSION><MAJOR>10</MAJOR><MINOR>0</MINOR><BUILD>19045</BUILD><SPBUILD>2965</SPBUILD></VERSION></WINDOWS>\
@@ -20,24 +20,24 @@ const XML: &str = "<WIM><TOTALBYTES>1</TOTALBYTES>\
     <NAME>Windows 10 Professionnel</NAME></IMAGE></WIM>";
 
 /// Runs a tool that makes test media; these are packages of `ci/test`.
-fn tool(command: &mut Command) {
+pub(crate) fn tool(command: &mut Command) {
     let output = command.env("LC_ALL", "C").output();
     let output = output.unwrap_or_else(|error| panic!("{command:?} (see no43-ci packages): {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A folder that becomes a disc.
-struct Disc {
-    dir: TempDir,
+pub(crate) struct Disc {
+    pub(crate) dir: TempDir,
 }
 
 impl Disc {
-    fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         Self { dir: tempfile::tempdir().expect("a temporary folder") }
     }
 
     /// With the files of Windows 10.
-    fn windows() -> Self {
+    pub(crate) fn windows() -> Self {
         let disc = Self::empty();
         disc.file("sources/install.wim", &wim::tests::file(XML));
         disc.file("sources/boot.wim", &wim::tests::file(&XML.replace("Professional", "WindowsPE")));
@@ -46,14 +46,14 @@ impl Disc {
         disc
     }
 
-    fn file(&self, name: &str, contents: &[u8]) {
+    pub(crate) fn file(&self, name: &str, contents: &[u8]) {
         let path = self.dir.path().join("root").join(name);
         fs::create_dir_all(path.parent().expect("below the root")).expect("a folder");
         fs::write(path, contents).expect("a file");
     }
 
     /// The shape of Microsoft's media: ISO 9660 shows a readme only, UDF everything.
-    fn iso(&self) -> PathBuf {
+    pub(crate) fn iso(&self) -> PathBuf {
         self.file("README.TXT", b"This disc contains a \"UDF\" file system.");
         let iso = self.dir.path().join("win.iso");
         let mut command = Command::new("genisoimage");

@@ -174,7 +174,7 @@ impl Watch {
             return acts;
         }
         match seen {
-            Seen::Line(line) => self.line(line, now, &mut acts),
+            Seen::Line(line) => self.line(&line, now, &mut acts),
             Seen::Guest(event) => self.guest(event.what, now, &mut acts),
             Seen::Reset => self.reset(now, &mut acts),
             Seen::Panicked(words) => self.fail(Cause::Panic, vec![words], now, &mut acts),
@@ -205,14 +205,14 @@ impl Watch {
         acts.push(Act::Phase(phase));
     }
 
-    fn line(&mut self, line: String, now: Duration, acts: &mut Vec<Act>) {
+    fn line(&mut self, line: &str, now: Duration, acts: &mut Vec<Act>) {
         self.alive = now;
         self.com1_speaks = true;
         let ours = line.contains(MEDIUM_SERIAL);
         let failed = line.contains("BdsDxe: failed to");
         let (starting, refused) = (line.contains("BdsDxe: starting"), line.contains("Access Denied"));
         if line.contains("BdsDxe: ") {
-            push_kept(&mut self.firmware, line.clone());
+            push_kept(&mut self.firmware, line.to_owned());
         }
         if starting && ours && self.phase > Phase::BootPrompt {
             let seen = format!("after the first restart the firmware says: {line}");

@@ -80,6 +80,7 @@ fn a_whole_installation() {
     Phase(BootPrompt)
     PressKey
     PressKey
+    PressKey
     Phase(Copying)
     Phase(Specialize)
     Phase(Oobe)
@@ -140,7 +141,7 @@ fn keys_end_with_the_prompt_and_never_come_back() {
     }
     assert_eq!(course.said().matches("PressKey").count(), 4, "one at once, then one per 500 ms");
     course.line(TIMED_OUT);
-    insta::assert_snapshot!(course.said(), @"");
+    insta::assert_snapshot!(course.said(), @r#"boot prompt: NoBootKey: the firmware says: BdsDxe: failed to start Boot0002 "UEFI QEMU DVD-ROM no43-media " from PciRoot(0x0)/Pci(0x1F,0x2)/Sata(0x0,0xFFFF,0x0): Time out"#);
     course.line("Press any key to enter the Boot Manager Menu").see(600, Seen::Tick);
     assert_eq!(course.said(), "", "the firmware's own prompt is none");
 }

@@ -1,0 +1,168 @@
+//! The later stages, from the target disk: specialize, out-of-box experience, first logon; then a guest with an agent.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use crate::answer::{self, Later};
+use crate::disk;
+use crate::machine::{self, FAT, Options, show};
+
+const STATE: &str = "/c/Windows/Setup/State.txt";
+
+/// Where the installation stands; kept on C: across restarts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Specialize,
+    Oobe,
+    Complete,
+}
+
+impl State {
+    const NAMES: [(State, &'static str); 3] =
+        [(Self::Specialize, "SPECIALIZE"), (Self::Oobe, "OOBE"), (Self::Complete, "IMAGE_STATE_COMPLETE")];
+
+    pub(crate) fn write(self) -> io::Result<()> {
+        let name = Self::NAMES.iter().find(|(state, _)| *state == self).map_or("", |(_, name)| name);
+        fs::write(STATE, name)
+    }
+
+    fn read() -> Option<Self> {
+        let text = fs::read_to_string(STATE).ok()?;
+        Self::NAMES.iter().find(|(_, name)| *name == text).map(|(state, _)| *state)
+    }
+}
+
+pub(crate) fn run(options: &Options) -> ! {
+    machine::load_modules("virtio-disk");
+    // C: is the third partition of the first fixed disk, or whatever holds the state.
+    let found = (0..100).any(|_| {
+        std::thread::sleep(Duration::from_millis(100));
+        disk::disks().into_iter().flat_map(|disk| (1..=4).map(move |n| disk::partition(&disk, n))).any(
+            |partition| {
+                let mounted = Path::new("/dev").join(&partition).exists()
+                    && machine::mount_as(&format!("/dev/{partition}"), "/c", FAT, false);
+                let is_it = mounted && Path::new(STATE).exists();
+                if mounted && !is_it {
+                    let _ = rustix::mount::unmount("/c", rustix::mount::UnmountFlags::empty());
+                }
+                is_it
+            },
+        )
+    });
+    if options.is("panic") {
+        machine::panic();
+    }
+    if !found {
+        show("no system disk");
+        machine::stand_still();
+    }
+    match State::read() {
+        Some(State::Complete) => live(options),
+        Some(state) => {
+            let answer = fs::read_to_string("/c/Windows/Panther/unattend.xml").unwrap_or_default();
+            let later = answer::read(&answer).and_then(|root| answer::later(&root));
+            match later {
+                Ok(later) => go_on(state, &later, options),
+                Err(why) => give_up(&why),
+            }
+        }
+        None => give_up("the state of the installation cannot be read"),
+    }
+}
+
+fn give_up(why: &str) -> ! {
+    show(why);
+    machine::tell_failure(r"C:\Windows\Panther\setupact.log", &[why.to_owned()]);
+    machine::stand_still()
+}
+
+fn go_on(state: State, later: &Later, options: &Options) -> ! {
+    if state == State::Specialize {
+        show("Getting ready");
+        if options.is("boot-loop") {
+            machine::end(true);
+        }
+        let _ = fs::write(
+            "/c/Windows/Panther/specialize.txt",
+            format!("computer {}\r\nlanguage {}\r\n", later.computer_name, later.language),
+        );
+        let written = State::Oobe.write();
+        match written {
+            Ok(()) => machine::end(true),
+            Err(error) => give_up(&format!("not enough space: {error}")),
+        }
+    }
+    show(&format!("Hi {}", later.user));
+    let _ = fs::create_dir_all(format!("/c/Users/{}", later.user));
+    first_logon(later, options)
+}
+
+/// One command is expected, and it must start the guest program with its plan; what runs is the real program's Linux build.
+fn first_logon(later: &Later, options: &Options) -> ! {
+    let [command] = &later.first_logon[..] else {
+        give_up("unattend file is invalid: FirstLogonCommands must hold exactly one command")
+    };
+    if !command.contains(r"\no43\no43-guest.exe setup --plan") {
+        give_up(&format!("FirstLogonCommands starts something unknown: {command}"));
+    }
+    let Some(plan) = find_plan() else { give_up("no disk holds no43/plan.json") };
+    let ended = Command::new("/bin/no43-guest")
+        .args([
+            "setup",
+            "--stand-in",
+            "--no-restart",
+            "--drive-c",
+            "/c",
+            "--state",
+            "/c/ProgramData/no43",
+            "--plan",
+        ])
+        .arg(plan)
+        .env("PATH", "/bin")
+        .status();
+    match ended.ok().and_then(|status| status.code()) {
+        Some(0) => {}
+        // The program's own code for a restart that is due.
+        Some(3) => machine::end(true),
+        _ => machine::stand_still(),
+    }
+    let _ = State::Complete.write();
+    rustix::fs::sync();
+    live(options)
+}
+
+/// The set-up disk, by the file on it, as the command line of the first logon does it.
+fn find_plan() -> Option<std::path::PathBuf> {
+    machine::wait_for("sda", Duration::from_secs(20));
+    std::thread::sleep(Duration::from_millis(500));
+    let removable = disk::disks().into_iter().filter(|disk| disk::is_removable(disk));
+    removable.flat_map(|disk| [disk::partition(&disk, 1), disk]).enumerate().find_map(|(n, name)| {
+        let at = format!("/media/{n}");
+        let there = Path::new("/dev").join(&name).exists();
+        let plan = Path::new(&at).join("no43/plan.json");
+        (there && machine::mount_as(&format!("/dev/{name}"), &at, FAT, false) && plan.exists())
+            .then_some(plan)
+    })
+}
+
+/// A guest as it is after set-up: the real agent, until it is told to shut down.
+fn live(options: &Options) -> ! {
+    show("Desktop");
+    if options.is("agent-silent") {
+        machine::stand_still();
+    }
+    let _ = fs::create_dir_all("/var/run");
+    loop {
+        let agent: io::Result<Child> = Command::new("/bin/qemu-ga")
+            .args(["-m", "virtio-serial", "-p", "/dev/virtio-ports/org.qemu.guest_agent.0", "-t", "/run"])
+            .env("PATH", "/bin:/sbin")
+            .spawn();
+        if let Ok(mut agent) = agent {
+            let _ = agent.wait();
+        }
+        std::thread::sleep(Duration::from_millis(500));
+    }
+}

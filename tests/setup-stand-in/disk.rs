@@ -18,12 +18,13 @@ const TYPES: &[(&str, [u8; 16])] = &[
     ),
 ];
 
-/// Names of block devices below `/dev`: fixed disks first, then removable ones, each in the kernel's order.
+/// Names of block devices below `/dev`, counted as Windows PE is believed to: SATA and NVMe, then USB, then what shows itself
+/// only after its driver was loaded from the set-up disk.
 pub(crate) fn disks() -> Vec<String> {
     let names = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let mut names: Vec<String> = names.filter_map(|entry| entry.file_name().into_string().ok()).collect();
     names.retain(|name| ["sd", "vd", "nvme"].iter().any(|kind| name.starts_with(kind)));
-    names.sort_by_key(|name| (is_removable(name), name.clone()));
+    names.sort_by_key(|name| (name.starts_with("vd"), is_removable(name), name.clone()));
     names
 }
 

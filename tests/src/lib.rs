@@ -10,6 +10,7 @@ pub mod lab_host;
 pub mod programs;
 pub mod run;
 pub mod scene;
+pub mod stand_in;
 pub mod suite;
 pub mod wine;
 

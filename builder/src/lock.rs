@@ -27,8 +27,8 @@ use crate::media::Media;
 
 pub use download::Progress;
 pub(crate) use facts::{KIND_BYTES, kind_of};
-pub use media::ISO;
 pub(crate) use media::check as check_media;
+pub use media::{ISO, VIRTIO};
 pub use resolve::{Change, Tools, Update};
 pub use verify::{Verified, input_path};
 

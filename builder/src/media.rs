@@ -7,7 +7,7 @@ mod check;
 pub(crate) mod inspect;
 mod secure_boot;
 pub(crate) mod source;
-mod systems;
+pub(crate) mod systems;
 pub(crate) mod udf;
 pub mod wim;
 

@@ -4,12 +4,16 @@ use std::path::Path;
 
 use super::{Lock, download, facts};
 use crate::diagnostic::{Kind, Place, Problem, Problems};
-use crate::media::{self, Media, MediaError, Wanted};
+use crate::drivers::{self, VirtioWin};
+use crate::media::{self, Media, MediaError, Wanted, systems};
+use crate::plan::{DiskBus, NetworkPlan};
 use crate::recipe::tree::{Node, Value};
 use crate::recipe::{Input, Resolved};
 
 /// The input that a Windows guest is installed from.
 pub const ISO: &str = "iso";
+/// The input that a Windows guest's drivers come from.
+pub const VIRTIO: &str = "virtio";
 
 /// What an input is, and of a Windows ISO what it holds.
 ///
@@ -22,7 +26,7 @@ pub(super) fn look_into(
     input: &Input,
     path: &Path,
 ) -> Result<(Option<Media>, Facts), Problem> {
-    let facts = facts::of(path).unwrap_or_default();
+    let mut facts = facts::of(path).unwrap_or_default();
     let kind = facts.get("kind").map(String::as_str);
     let named = input.written.split(['?', '#']).next().unwrap_or_default();
     if kind == Some("HTML page") && !download::wants_page(named) {
@@ -36,8 +40,13 @@ pub(super) fn look_into(
         Err(MediaError::Io { source, .. }) => {
             return Err(super::verify::missing(name, input, path, &source));
         }
-        Err(error) if must => return Err(problem(input, &error)),
+        Err(error) if must => return Err(with_fix(input, &error.to_string())),
         Err(_) => {}
+    }
+    if name == VIRTIO && is_windows(recipe) {
+        let found = VirtioWin::open(path).and_then(|iso| iso.facts());
+        facts.extend(found.map_err(|error| with_fix(input, &error.to_string()))?);
+        return Ok((None, facts));
     }
     let is_disc = kind.is_some_and(|kind| kind.contains("ISO 9660") || kind.contains("UDF"));
     if named.to_ascii_lowercase().ends_with(".iso") && !is_disc {
@@ -53,13 +62,11 @@ fn a_kind(kind: Option<&str>) -> String {
     kind.map_or_else(|| "something of no known kind".to_owned(), |kind| format!("a {kind}"))
 }
 
-/// A medium's error ends with its own fix.
-fn problem(input: &Input, error: &MediaError) -> Problem {
-    let text = error.to_string();
-    let (what, fix) = match text.split_once("\n    fix   ") {
-        Some((what, fix)) => (what.to_owned(), fix.to_owned()),
-        None => (text, "fetch it again, and compare its SHA-256 with the publisher's".to_owned()),
-    };
+/// Errors of media and drivers end with their own fix.
+fn with_fix(input: &Input, text: &str) -> Problem {
+    let (what, fix) = text
+        .split_once("\n    fix   ")
+        .unwrap_or((text, "fetch it again, and compare its SHA-256 with the publisher's"));
     input.spot.problem(Kind::BadValue, what).fix(fix)
 }
 
@@ -129,7 +136,31 @@ pub(crate) fn check(recipe: &Resolved, lock: &Lock) -> Result<(), Problems> {
             }
         }
     }
+    check_drivers(recipe, lock, &mut problems);
     problems.into_result()
+}
+
+/// The drivers that Setup needs to see the machine's disk and network.
+fn check_drivers(recipe: &Resolved, lock: &Lock, problems: &mut Problems) {
+    let system = text(node(recipe, "guest.os")).and_then(systems::named);
+    let Some((input, system)) = recipe.recipe.inputs.get(VIRTIO).zip(system) else { return };
+    let locked = lock.inputs.get(&recipe.recipe.name).and_then(|inputs| inputs.get(VIRTIO));
+    let Some(locked) = locked else { return };
+    let disk = (recipe.recipe.machine.disk_bus == DiskBus::Virtio).then_some(&drivers::DISK);
+    let network = (recipe.recipe.network != NetworkPlan::None).then_some(&drivers::NETWORK);
+    for driver in [disk, network].into_iter().flatten() {
+        let Some(held) = locked.facts.get(driver.folder) else {
+            let what = "the lock does not say which drivers this ISO holds";
+            let fix = format!("run no43 lock --update {VIRTIO}");
+            return problems.push(input.spot.problem(Kind::NotLocked, what).fix(fix));
+        };
+        if !held.split(", ").any(|held| held.eq_ignore_ascii_case(system.virtio)) {
+            let what = format!("it carries {} for {held}, the recipe says {}", driver.folder, system.name);
+            let instead = driver.instead.map_or_else(String::new, |instead| format!(", or set {instead}"));
+            let fix = format!("use an ISO with {}/{}/amd64{instead}", driver.folder, system.virtio);
+            problems.push(input.spot.problem(Kind::Conflict, what).fix(fix));
+        }
+    }
 }
 
 fn is_windows(recipe: &Resolved) -> bool {
@@ -248,6 +279,29 @@ mod tests {
         "#);
         let none = check(&recipe, &Lock::default()).unwrap_err().to_string();
         assert!(none.contains("no43 lock --update iso"), "{none}");
+    }
+
+    #[test]
+    fn drivers_for_another_windows_are_named_before_anything_starts() {
+        let disc = Disc::windows();
+        let mut recipe = recipe(&disc, &format!("{{ path = {:?} }}", disc.iso()), WINDOWS);
+        let (mut lock, _) = lock(&disc, &recipe, &Update::Missing).unwrap();
+        let iso = recipe.recipe.inputs[ISO].clone();
+        let virtio = Input { spot: recipe::Spot { key: "inputs.virtio".into(), place: None }, ..iso };
+        recipe.recipe.inputs.insert(VIRTIO.into(), virtio);
+        let locked = lock.inputs.values_mut().next().unwrap();
+        let mut entry = locked[ISO].clone();
+        entry.media = None;
+        entry.facts =
+            [("viostor", "w11, 2k22"), ("NetKVM", "w10")].map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        locked.insert(VIRTIO.into(), entry);
+        let said = check(&recipe, &lock).unwrap_err().to_string();
+        insta::assert_snapshot!(said, @r#"
+        inputs.virtio: it carries viostor for w11, 2k22, the recipe says Windows 10
+            fix   use an ISO with viostor/w10/amd64, or set machine.disk-bus = "ahci"
+        "#);
+        recipe.recipe.machine.disk_bus = DiskBus::Ahci;
+        assert_eq!(check(&recipe, &lock), Ok(()));
     }
 
     #[test]

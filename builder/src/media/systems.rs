@@ -40,7 +40,7 @@ pub(super) fn of(server: bool, build: u32) -> Option<&'static System> {
 }
 
 /// The system that a recipe names.
-pub(super) fn named(os: &str) -> Option<&'static System> {
+pub(crate) fn named(os: &str) -> Option<&'static System> {
     SYSTEMS.iter().find(|system| system.os == os)
 }
 

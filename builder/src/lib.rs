@@ -7,6 +7,7 @@ pub mod build;
 mod debian;
 pub mod diagnostic;
 mod disk;
+pub mod driver;
 pub mod drivers;
 pub mod image;
 mod initrd;

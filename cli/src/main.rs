@@ -7,6 +7,7 @@ mod context;
 mod cp;
 mod doctor;
 mod download;
+mod driver;
 mod follow;
 mod gpus;
 mod host_verb;
@@ -59,6 +60,8 @@ enum Command {
     Lock(lock::Args),
     /// Look into an installation medium: editions, languages, build, keys
     Media(media::Args),
+    /// Look into a driver package: version, cards, Windows builds
+    Driver(driver::Args),
     /// Print what a recipe comes to: layers, machine, card, checks
     Plan(plan::Args),
     /// Print the JSON Schema of recipes, for editors
@@ -118,6 +121,7 @@ fn main() -> ExitCode {
         Command::Recipe(args) => recipe::run(args, &context),
         Command::Lock(args) => lock::run(args, &context),
         Command::Media(args) => media::run(args, &context),
+        Command::Driver(args) => driver::run(args, &context),
         Command::Plan(args) => plan::run(&args, &context),
         Command::Schema(args) => schema::run(args),
         Command::Build(args) => build::run(&args, &context),

@@ -33,6 +33,7 @@ pub use holders::Holder;
 pub use inventory::{Bar, Function, HostError, Inventory};
 pub use kvm::KvmVerdict;
 pub use lease::{CardRequest, Lease, LeaseError, lease};
+pub use names::device as device_name;
 pub use privilege::Privilege;
 pub use process::ProcessRef;
 pub use roots::Roots;

@@ -45,7 +45,7 @@ pub(crate) fn maker(vendor: u16) -> Option<&'static str> {
 }
 
 /// The device's name as the lists have it, for example `GA104 [GeForce RTX 3070]`.
-pub(crate) fn device(id: PciId) -> Option<String> {
+pub fn device(id: PciId) -> Option<String> {
     let ours = OURS.iter().find(|row| (row.0, row.1) == (id.vendor, id.device)).map(|row| row.2.to_string());
     ours.or_else(|| {
         pci_ids::Device::from_vid_pid(id.vendor, id.device).map(|device| device.name().to_string())

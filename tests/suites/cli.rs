@@ -31,6 +31,7 @@ static CASES: &[Case] = &[
     Case::new("looking-changes-nothing", looking),
     Case::new("gpus-lists-what-sysfs-has", gpus),
     Case::new("no-such-card-is-refused-and-lists-what-there-is", no_such_card),
+    Case::new("a-driver-package-says-whether-it-drives-a-card", driver_package),
     Case::new("a-reader-that-goes-away-is-no-error", closed_pipe),
     Case::new("gpus-knows-the-nvidia-card", nvidia).needs(&["no43", "nvidia-card"]),
     Case::new("doctor-says-that-kvm-runs-guest-code", kvm).needs(&["no43", "kvm"]),
@@ -56,8 +57,8 @@ any = true
 fn help(scene: &Scene) -> Result<()> {
     let help = scene.no43(&["--help"])?.ok()?;
     let commands = [
-        "recipe", "lock", "plan", "schema", "build", "image", "verify", "report", "gpus", "doctor",
-        "release", "lab",
+        "recipe", "lock", "media", "driver", "plan", "schema", "build", "image", "verify", "report", "gpus",
+        "doctor", "release", "lab",
     ];
     for command in commands {
         scene.no43(&[command, "--help"])?.ok()?.must_say(&["Usage: no43"])?;
@@ -66,6 +67,39 @@ fn help(scene: &Scene) -> Result<()> {
         code::TABLE.iter().map(|(number, name, _)| format!("{number:>3}  {name}")).collect();
     let texts: Vec<&str> = commands.into_iter().chain(codes.iter().map(String::as_str)).collect();
     help.must_say(&texts)?.must_not_say(&["host-verb"])?;
+    Ok(())
+}
+
+/// As NVIDIA lays it out, with one card.
+const INF: &str = r#"
+[Version]
+Provider  = "NVIDIA"
+Class     = Display
+DriverVer = 01/07/2021, 27.21.14.6172
+[Manufacturer]
+"NVIDIA" = Devices,NTamd64.10.0...14393
+[Devices.NTamd64.10.0...14393]
+"GeForce RTX 3070" = Section001, PCI\VEN_10DE&DEV_2484
+"#;
+
+fn driver_package(scene: &Scene) -> Result<()> {
+    scene.write("461.72/Display.Driver/nv_dispi.inf", INF)?;
+    let inspect = |more: &[&str]| scene.no43(&["driver", "inspect", "461.72"])?.args(more).done();
+    let seen = inspect(&["--card", "10de:2484", "--guest", "10240"])?.must_exit(code::INPUT)?;
+    seen.must_say(&["461.72", "Code 43", "from Windows build 14393 on"])?;
+    inspect(&["--card", "10de:2484", "--guest", "windows10"])?
+        .must_exit(code::OK)?
+        .must_say(&["Section001"])?;
+    inspect(&["--card", "10de:1b80"])?.must_exit(code::INPUT)?.must_say(&["10de:2484"])?;
+    inspect(&["--card", "one"])?.must_exit(code::USAGE)?;
+    let json = serde_json::from_str::<serde_json::Value>(&inspect(&["--json"])?.must_exit(code::OK)?.stdout)?;
+    ensure!(at(&json, "/works-in-a-vm")? == false && at(&json, "/version")? == "461.72", "{json}");
+    scene.write("page.exe", "<!DOCTYPE html>")?;
+    scene
+        .no43(&["driver", "inspect", "page.exe"])?
+        .done()?
+        .must_exit(code::INPUT)?
+        .must_say(&["a web page"])?;
     Ok(())
 }
 

@@ -12,6 +12,7 @@ pub struct System {
     server: bool,
     /// The first build that is this system.
     build: u32,
+    newest: u32,
 }
 
 const fn system(
@@ -20,18 +21,26 @@ const fn system(
     virtio: &'static str,
     server: bool,
     build: u32,
+    newest: u32,
 ) -> System {
-    System { os, name, virtio, server, build }
+    System { os, name, virtio, server, build, newest }
+}
+
+impl System {
+    /// The newest build of this system that was out when this was written (Microsoft's release information, 2026-11).
+    pub fn newest_build(&self) -> u32 {
+        self.newest
+    }
 }
 
 /// Clients, then servers, each from old to new. Driver folders: virtio-win-pkg-scripts, `util/filemap.py`.
 pub static SYSTEMS: &[System] = &[
-    system("windows10", "Windows 10", "w10", false, 10240),
-    system("windows11", "Windows 11", "w11", false, 22000),
-    system("windows-server-2016", "Windows Server 2016", "2k16", true, 14393),
-    system("windows-server-2019", "Windows Server 2019", "2k19", true, 17763),
-    system("windows-server-2022", "Windows Server 2022", "2k22", true, 20348),
-    system("windows-server-2025", "Windows Server 2025", "2k25", true, 26100),
+    system("windows10", "Windows 10", "w10", false, 10240, 19045),
+    system("windows11", "Windows 11", "w11", false, 22000, 26200),
+    system("windows-server-2016", "Windows Server 2016", "2k16", true, 14393, 14393),
+    system("windows-server-2019", "Windows Server 2019", "2k19", true, 17763, 17763),
+    system("windows-server-2022", "Windows Server 2022", "2k22", true, 20348, 20348),
+    system("windows-server-2025", "Windows Server 2025", "2k25", true, 26100, 26100),
 ];
 
 /// The system of this build.

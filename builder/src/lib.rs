@@ -9,6 +9,7 @@ pub mod diagnostic;
 mod disk;
 pub mod driver;
 pub mod drivers;
+pub mod guest_program;
 pub mod image;
 mod initrd;
 pub mod install;

@@ -29,6 +29,8 @@ enum Command {
     Test(test::Options),
     /// Measure the figures, each against a named peer in the same run
     Bench(bench::Options),
+    /// Build the guest program for Windows, no43-guest.exe
+    Windows,
     /// Install Debian packages that are missing, or list them
     Packages(packages_command::Options),
 }
@@ -79,12 +81,26 @@ mod packages_command {
     }
 }
 
+/// `ci windows`: says where the program is, or what is missing to build it.
+fn windows() -> Result<bool> {
+    let root = binaries::root()?;
+    let sh = xshell::Shell::new()?;
+    sh.change_dir(&root);
+    let step = steps::Step::run("windows", vec![binaries::windows_build_command(&sh)?])?;
+    let program = binaries::Binaries::of(&root).windows_guest;
+    if step.outcome == steps::Outcome::Passed {
+        println!("{}", program.display());
+    }
+    Ok(step.outcome == steps::Outcome::Passed)
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome: Result<bool> = match &cli.command {
         Command::Demo(options) => demo::run(options),
         Command::Test(options) => test::run(options),
         Command::Bench(options) => bench::run(options),
+        Command::Windows => windows(),
         Command::Packages(options) => packages_command::run(options),
     };
     match outcome {

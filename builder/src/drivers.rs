@@ -14,7 +14,7 @@ use crate::setup_disk::{SetupDisk, SetupDiskError, Source};
 use iso9660::{Iso, IsoError};
 
 /// One driver of the ISO.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Driver {
     /// Its folder at the ISO's top.
     pub folder: &'static str,

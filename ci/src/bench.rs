@@ -1,5 +1,7 @@
 //! `ci/bench`: figures as ratios against a named peer, measured in the same run in alternation.
 
+mod media;
+
 use crate::binaries::{self, Binaries};
 use crate::stats::{median, median_interval};
 use crate::steps::seconds;
@@ -19,7 +21,7 @@ const RECIPE: &str = "recipes/lab-guest.toml";
 pub(crate) struct Options {
     #[command(flatten)]
     install: Install,
-    /// Only these figures; may be given again (build, spawn, gpus, image, memory, demo)
+    /// Only these figures; may be given again (build, spawn, gpus, media, setup-disk, memory, image, demo)
     #[arg(long, value_name = "FIGURE")]
     only: Vec<String>,
     /// Measure the warm demo too (minutes)
@@ -59,6 +61,8 @@ const FIGURES: &[Row] = &[
     ("build", unchanged_build),
     ("spawn", spawn),
     ("gpus", gpus),
+    ("media", media::inspect),
+    ("setup-disk", media::setup_disk),
     ("memory", memory),
     ("image", image),
     ("demo", demo),

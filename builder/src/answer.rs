@@ -5,6 +5,7 @@
 //! start and are in no answer file, no set-up disk and no layer key.
 
 mod choice;
+mod conflicts;
 mod finding;
 mod lint;
 mod password;
@@ -17,7 +18,8 @@ mod tests;
 mod xml;
 
 pub use choice::{BuildOnly, settings_for};
+pub use conflicts::conflicts;
 pub use finding::{Finding, Severity};
-pub use lint::{has_errors, lint, lint_bytes};
+pub use lint::{has_errors, lint, lint_bytes, read_file};
 pub use render::{ERROR_HANDLER, FILE_NAME, FOLDER, error_handler};
 pub use settings::{Arch, Image, Settings, SystemUpdates, Updates};

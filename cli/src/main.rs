@@ -1,5 +1,6 @@
 //! The `no43` command: parses arguments, calls the crates, prints. One file per subcommand, no logic.
 
+mod answer;
 mod attach;
 mod build;
 mod completions;
@@ -70,6 +71,8 @@ enum Command {
     Build(build::Args),
     /// List, show, check and remove built images
     Image(image::Args),
+    /// Show the answer file of a Windows recipe, or say what is wrong with any answer file
+    Answer(answer::Args),
     /// Prove that the card works in the VM of a recipe
     Verify(verify::Args),
     /// Start an instance of a recipe, made at its first start and kept
@@ -126,6 +129,7 @@ fn main() -> ExitCode {
         Command::Schema(args) => schema::run(args),
         Command::Build(args) => build::run(&args, &context),
         Command::Image(args) => image::run(args, &context),
+        Command::Answer(args) => answer::run(args, &context),
         Command::Verify(args) => verify::run(args, &context),
         Command::Run(args) => run::run(&args, &context),
         Command::Ps(args) => ps::run(&args, &context),

@@ -9,6 +9,11 @@ mod disks;
 mod languages;
 mod media;
 mod structure;
+#[cfg(test)]
+mod tests;
+
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
 
 use super::finding::{At, Finding, Severity};
 use super::read::{self, BYTES_LIMIT, Element};
@@ -47,6 +52,32 @@ pub fn has_errors(findings: &[Finding]) -> bool {
     findings.iter().any(|finding| finding.severity == Severity::Error)
 }
 
+/// Reads an answer file (`-` is standard input), no further than the linter would.
+///
+/// # Errors
+/// When it cannot be read, or is a folder.
+pub fn read_file(path: &Path) -> Result<Vec<u8>, ReadError> {
+    let failed = |source| ReadError { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let limit = BYTES_LIMIT as u64 + 1;
+    if path == Path::new("-") {
+        io::stdin().lock().take(limit).read_to_end(&mut bytes).map_err(failed)?;
+    } else {
+        std::fs::File::open(path)
+            .and_then(|file| file.take(limit).read_to_end(&mut bytes))
+            .map_err(failed)?;
+    }
+    Ok(bytes)
+}
+
+/// An answer file that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to read {path}: {source}")]
+pub struct ReadError {
+    path: PathBuf,
+    source: io::Error,
+}
+
 fn too_large(bytes: usize) -> Finding {
     let what = format!("{bytes} bytes; at most {BYTES_LIMIT} are read");
     Finding::error(At { line: 1, column: 1 }, "limits", what).fix("is it an answer file at all?")
@@ -80,6 +111,11 @@ fn check(text: &str, wide: Option<bool>, media: Option<&Media>) -> Vec<Finding> 
     findings
 }
 
+/// The components of a file, whatever else is wrong with it.
+pub(super) fn file_of(root: Element<'_>) -> Option<File<'_>> {
+    structure::file(root, &mut Vec::new())
+}
+
 /// What looks at a whole file.
 type Rule = fn(&File<'_>, &mut Vec<Finding>);
 
@@ -100,22 +136,22 @@ const RULES: &[Rule] = &[
 ];
 
 /// A file with its components laid out.
-struct File<'d> {
-    components: Vec<Component<'d>>,
+pub(super) struct File<'d> {
+    pub(super) components: Vec<Component<'d>>,
 }
 
 /// One component in one pass.
 #[derive(Clone, Copy)]
-struct Component<'d> {
-    pass: &'d str,
+pub(super) struct Component<'d> {
+    pub(super) pass: &'d str,
     /// In the listed spelling, where it is listed.
-    name: &'d str,
-    element: Element<'d>,
+    pub(super) name: &'d str,
+    pub(super) element: Element<'d>,
 }
 
 impl<'d> File<'d> {
     /// Components of that name, which is given without "Microsoft-Windows-", in any pass.
-    fn of(&self, short: &str) -> impl Iterator<Item = Component<'d>> {
+    pub(super) fn of(&self, short: &str) -> impl Iterator<Item = Component<'d>> {
         let short = short.to_owned();
         self.components.iter().copied().filter(move |component| {
             component.name.strip_prefix("Microsoft-Windows-").unwrap_or(component.name) == short
@@ -123,7 +159,7 @@ impl<'d> File<'d> {
     }
 
     /// The same in one pass.
-    fn of_pass(&self, pass: &str, short: &str) -> impl Iterator<Item = Component<'d>> {
+    pub(super) fn of_pass(&self, pass: &str, short: &str) -> impl Iterator<Item = Component<'d>> {
         let pass = pass.to_owned();
         self.of(short).filter(move |component| component.pass == pass)
     }
@@ -135,7 +171,7 @@ fn meant<'a>(written: &str, known: impl IntoIterator<Item = &'a str>) -> Option<
 }
 
 /// `true` and `false` in the forms that Windows takes.
-fn truth(text: &str) -> Option<bool> {
+pub(super) fn truth(text: &str) -> Option<bool> {
     match text.to_ascii_lowercase().as_str() {
         "true" | "1" => Some(true),
         "false" | "0" => Some(false),

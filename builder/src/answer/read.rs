@@ -10,7 +10,8 @@ use super::xml::allowed;
 pub(super) const BYTES_LIMIT: usize = 8 << 20;
 /// Answer files are nine deep; more would only exhaust the stack of whoever walks the tree.
 const DEPTH_LIMIT: usize = 64;
-const ELEMENTS_LIMIT: usize = 100_000;
+/// The longest public file has 400.
+const ELEMENTS_LIMIT: usize = 20_000;
 /// Of one tag; quick-xml compares each attribute with all before it.
 const ATTRIBUTES_LIMIT: usize = 16 << 10;
 

@@ -258,7 +258,7 @@ fn metadata(data: Element<'_>, findings: &mut Vec<Finding>) {
     let number = value.parse::<u32>().is_ok_and(|index| index > 0);
     if key.eq_ignore_ascii_case("/IMAGE/INDEX") && !number && !placeholder(value) {
         let what = format!("'{}' is no index of an image", shown(value));
-        findings.push(Finding::error(data.at(), "image", what).fix("write a number from 1"));
+        findings.push(Finding::warning(data.at(), "image", what).fix("write a number from 1"));
     }
 }
 

@@ -75,7 +75,10 @@ fn pass<'d>(settings: Element<'d>, seen: &mut Vec<&'d str>, findings: &mut Vec<F
                 .fix("put its components together"),
         );
     }
-    seen.push(pass);
+    if !seen.contains(&pass) {
+        seen.push(pass);
+    }
+    stray(settings, findings);
     Some(pass)
 }
 
@@ -97,9 +100,19 @@ fn components_of<'d>(
             continue;
         };
         let name = tables::component(written).map_or(written, |(name, _)| name);
+        stray(element, findings);
         found.push(Component { pass, name, element });
     }
     found
+}
+
+/// A text where only elements belong.
+fn stray(element: Element<'_>, findings: &mut Vec<Finding>) {
+    if !element.text().is_empty() {
+        let what = format!("a text outside of the settings: '{}'", shown(element.text()));
+        findings
+            .push(Finding::warning(element.at(), "stray-text", what).fix("make it a comment, or remove it"));
+    }
 }
 
 /// Names, passes and attributes of components.
@@ -137,20 +150,16 @@ fn component_name(component: &Component<'_>, findings: &mut Vec<Finding>) {
     if legal.contains(&pass) {
         return;
     }
-    // In WinPE a foreign component stops Setup, and what only WinPE reads is lost elsewhere; between the later passes
-    // such a setting has been seen to do no harm.
-    let severe = pass == "windowsPE" || legal == ["windowsPE"];
+    // What only WinPE reads is what Setup would ask for; of the rest, widely used files show that it does no harm.
+    let severe = legal == ["windowsPE"];
     let what = format!("{name} does not belong into the pass '{pass}'");
     let finding = if severe {
         Finding::error(at, "component-pass", what)
     } else {
         Finding::warning(at, "component-pass", what)
     };
-    findings.push(
-        finding
-            .why("its settings do not count there, or Setup refuses the file")
-            .fix(format!("move it to {}", passes(&legal))),
-    );
+    findings
+        .push(finding.why("its settings do not count there").fix(format!("move it to {}", passes(&legal))));
 }
 
 fn attributes(component: &Component<'_>, findings: &mut Vec<Finding>) {
@@ -165,6 +174,7 @@ fn attributes(component: &Component<'_>, findings: &mut Vec<Finding>) {
     };
     match element.attribute("processorArchitecture") {
         Some(known) if ARCHITECTURES.iter().any(|name| name.eq_ignore_ascii_case(known)) => {}
+        Some(template) if placeholder(template) => {}
         Some(other) => {
             let fix = meant(&other.to_ascii_lowercase(), ARCHITECTURES.iter().copied());
             let what = format!("there is no architecture '{}'", shown(other));
@@ -392,7 +402,9 @@ fn orders(items: &[Element<'_>], findings: &mut Vec<Finding>) {
     if let (Some((expected, number)), Some(first)) = (gap, items.first()) {
         let what = format!("the Order goes from {} to {number}", expected - 1);
         findings.push(
-            Finding::warning(first.at(), "order-gap", what).fix("number the items from 1 without gaps"),
+            Finding::note(first.at(), "order-gap", what)
+                .why("Microsoft counts from 1 without gaps; many public files have gaps, and their order holds")
+                .fix("number the items from 1 without gaps"),
         );
     }
 }

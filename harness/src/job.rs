@@ -303,8 +303,8 @@ fn ended(done: Step<u8>, command_ms: u64) -> JobEnded {
     }
 }
 
-fn guest(cause: String) -> Refusal {
-    Refusal { code: exit_codes::FAILED_GUEST, cause: words::clean(&cause) }
+fn guest(cause: impl AsRef<str>) -> Refusal {
+    Refusal { code: exit_codes::FAILED_GUEST, cause: words::clean(cause.as_ref()) }
 }
 
 fn lost(error: &ClientError) -> Refusal {

@@ -205,13 +205,22 @@ impl MachineSpec {
 
     /// The USB controller, and what is there for people who look at the emulated screen.
     fn put_people(&self, argv: &mut Argv) {
-        if self.vnc.is_some() || self.disks.iter().any(|disk| disk.bus == DiskBus::UsbStick) {
+        let wants_usb = self.vnc.is_some() || !self.usb_devices.is_empty();
+        if wants_usb || self.disks.iter().any(|disk| disk.bus == DiskBus::UsbStick) {
             argv.device(format!("qemu-xhci,id=usb,bus=pcie.0,addr={:#x}", slots::USB));
         }
         if let Some(socket) = &self.vnc {
             argv.pair("-vnc", format!("unix:{}", escaped(socket)));
             // absolute positions: a viewer's pointer is where the guest's is
             argv.device("usb-tablet,bus=usb.0");
+        }
+        for device in &self.usb_devices {
+            argv.device(format!("{device},bus=usb.0"));
+        }
+        if let Some(backend) = &self.audio {
+            argv.pair("-audiodev", format!("{backend},id=sound"));
+            argv.device(format!("ich9-intel-hda,id=sound,bus=pcie.0,addr={:#x}", slots::SOUND));
+            argv.device("hda-duplex,bus=sound.0,audiodev=sound");
         }
     }
 

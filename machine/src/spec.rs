@@ -74,6 +74,10 @@ pub struct MachineSpec {
     pub console: Option<PathBuf>,
     /// Where a person can look at the emulated screen, with keyboard and mouse: a socket that speaks VNC.
     pub vnc: Option<PathBuf>,
+    /// USB devices of this host, as QEMU's arguments for its bus `usb.0`.
+    pub usb_devices: Vec<String>,
+    /// An emulated sound card, played by this backend of QEMU's (`pipewire`, `pa`).
+    pub audio: Option<String>,
     /// Host directories for the guest, by 9p.
     pub shares: Vec<Share>,
     /// The guest's network.
@@ -126,6 +130,8 @@ impl MachineSpec {
             serials: Vec::new(),
             console: None,
             vnc: None,
+            usb_devices: Vec::new(),
+            audio: None,
             shares: Vec::new(),
             network: Network::None,
             display: Display::None,

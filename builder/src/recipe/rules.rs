@@ -1,5 +1,7 @@
 //! From a tree whose keys and types are right to a typed recipe: the rules that need more than one key.
 
+mod devices;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -12,8 +14,8 @@ use super::units;
 use super::windows::Release;
 use crate::diagnostic::{Kind, Place, Problem, Problems};
 use crate::plan::{
-    Awaited, Boot, CardFunctions, CardRequest, CardRole, ChecksPlan, Console, DevicesPlan, DiskBus,
-    DisplayPlan, Firmware, Init, Lifecycle, NetworkPlan, SecretSource, UserPlan,
+    Awaited, Boot, CardFunctions, CardRequest, CardRole, ChecksPlan, Console, DiskBus, DisplayPlan, Firmware,
+    Init, Lifecycle, NetworkPlan, SecretSource, UserPlan,
 };
 use crate::schema::Form;
 
@@ -44,6 +46,7 @@ pub(super) fn recipe(
     let console = if display.text("console") == "never" { Console::Never } else { Console::Always };
     let network =
         if root.child("network")?.text("mode") == "none" { NetworkPlan::None } else { NetworkPlan::User };
+    let devices = rules.devices(&root, &network);
     problems.is_empty().then_some(())?;
     Some(Recipe {
         name,
@@ -53,7 +56,7 @@ pub(super) fn recipe(
         cards,
         display: DisplayPlan { console },
         network,
-        devices: DevicesPlan::default(),
+        devices,
         steps,
         checks,
     })

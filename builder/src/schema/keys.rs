@@ -44,12 +44,12 @@ pub(crate) static RECIPE: &[Field] = &[
     key("machine", Table(MACHINE), "CPUs, memory, disk, firmware."),
     key("card", Tables(CARD), "Graphics cards that the guest owns."),
     key("display", Table(DISPLAY), "Where pictures go."),
-    later("usb", Tables(USB), "USB devices of this host that the guest gets."),
+    key("usb", Tables(USB), "USB devices of this host that the guest gets."),
     later("pci", Tables(PCI), "Further PCI devices that the guest gets."),
     key("network", Table(NETWORK), "How the guest reaches the world."),
-    later("audio", Table(AUDIO), "Where sound goes."),
-    later("share", Tables(SHARE), "Folders of this host that the guest sees."),
-    later("disk", Tables(DISK), "Further disks."),
+    key("audio", Table(AUDIO), "Where sound goes."),
+    key("share", Tables(SHARE), "Folders of this host that the guest sees."),
+    key("disk", Tables(DISK), "Further disks."),
     later("driver", Table(DRIVER), "The card's driver."),
     key("remote", Table(REMOTE), "Ways in from other machines; everything is off unless named."),
     key("updates", Table(UPDATES), "What the guest may update by itself."),
@@ -199,7 +199,7 @@ static DISPLAY: &[Field] = &[
 static USB: &[Field] = &[
     key("port", TEXT, "A port, such as 1-4: whatever is plugged in there."),
     key("id", Text(Form::PciId), "vendor:product."),
-    key("controller", TEXT, "A whole controller, by PCI address."),
+    later("controller", TEXT, "A whole controller, by PCI address."),
     key("evdev", TEXT, "A keyboard or mouse shared with this host."),
     key("toggle", TEXT, "The keys that switch an evdev device over."),
 ];
@@ -218,10 +218,10 @@ static NETWORK: &[Field] = &[
         OneOf(&[word("user"), word("none"), later_word("bridge"), later_word("macvtap")]),
         "QEMU's user network (out, but not in), or none.",
     ),
-    later("forward", List(&Either(&[PORT, TEXT])), "Guest ports reachable on this host's loopback."),
+    key("forward", List(&Either(&[PORT, TEXT])), "Guest ports reachable on this host's loopback."),
     later("bridge", TEXT, "The bridge's name."),
     later("parent", TEXT, "The interface under a macvtap."),
-    later("mac", TEXT, "The guest's MAC address."),
+    key("mac", TEXT, "The guest's MAC address."),
 ];
 
 static AUDIO: &[Field] =
@@ -230,7 +230,7 @@ static AUDIO: &[Field] =
 static SHARE: &[Field] = &[
     key("name", Text(Form::Name), "What the guest calls it."),
     key("path", HOST_PATH, "A folder on this host."),
-    key("to", TEXT, "Where the guest sees it."),
+    later("to", TEXT, "Where the guest sees it."),
     key("read-only", Bool, "The guest may not write."),
 ];
 

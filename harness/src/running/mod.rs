@@ -17,6 +17,7 @@ mod ending;
 mod event;
 mod host;
 mod hub;
+mod kept_disks;
 mod note;
 pub mod secrets;
 mod spec;

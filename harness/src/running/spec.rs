@@ -3,9 +3,9 @@
 use std::path::{Path, PathBuf};
 
 use no43_builder::image::{DirectKernel, Image};
-use no43_builder::plan::{Firmware as PlannedFirmware, Plan};
+use no43_builder::plan::{AudioPlan, Firmware as PlannedFirmware, Plan, UsbPlan};
 use no43_machine::firmware::{self, Wanted};
-use no43_machine::spec::{Disk, DiskCache, Firmware, FlashFile, Network, SerialPort};
+use no43_machine::spec::{Attach, Disk, DiskCache, Firmware, FlashFile, Forward, Network, SerialPort, Share};
 use no43_machine::{Accel, MachineSpec, RunDirs};
 
 use crate::exit_codes;
@@ -77,14 +77,48 @@ pub(super) fn describe(parts: &Parts<'_>) -> Result<MachineSpec, Refusal> {
         let serial = Some(if n == 0 { "no43-secrets".to_owned() } else { format!("no43-extra{n}") });
         spec.disks.push(Disk { serial, read_only: true, ..Disk::raw(file) });
     }
-    if let Network::User { mac, .. } = &mut spec.network {
+    if let Network::User { mac, forwards, .. } = &mut spec.network {
         *mac = Some(instance.record.mac.clone());
+        forwards.extend(plan.devices.forwards.iter().map(|one| Forward { host: one.host, guest: one.guest }));
     }
+    devices(plan, &mut spec);
     spec.console = Some(console_socket(dirs));
     spec.vnc = (spec.display != no43_machine::spec::Display::None).then(|| vnc_socket(dirs));
     spec.ports.push(SerialPort { name: SHELL_PORT.into(), socket: Some(shell_socket(dirs)) });
     spec.panic_device = true;
     Ok(spec)
+}
+
+/// Shares, USB devices and sound.
+fn devices(plan: &Plan, spec: &mut MachineSpec) {
+    for share in &plan.devices.shares {
+        let (tag, path, read_only) = (share.name.clone(), share.path.clone(), share.read_only);
+        spec.shares.push(Share { tag, path, read_only, attach: Attach::AtStart });
+    }
+    for (n, usb) in plan.devices.usb.iter().enumerate() {
+        match usb {
+            UsbPlan::Port { bus, port } => {
+                spec.usb_devices.push(format!("usb-host,id=usb{n},hostbus={bus},hostport={port}"));
+            }
+            UsbPlan::Id(id) => {
+                let (vendor, product) = id.split_once(':').unwrap_or((id, ""));
+                spec.usb_devices
+                    .push(format!("usb-host,id=usb{n},vendorid=0x{vendor},productid=0x{product}"));
+            }
+            UsbPlan::Evdev { path, toggle } => {
+                let path = path.display().to_string().replace(',', ",,");
+                let object = format!(
+                    "input-linux,id=evdev{n},evdev={path},grab_all=on,repeat=on,grab-toggle={toggle}"
+                );
+                spec.extra.extend(["-object".to_owned(), object]);
+            }
+        }
+    }
+    spec.audio = match plan.devices.audio {
+        AudioPlan::Pipewire => Some("pipewire".to_owned()),
+        AudioPlan::Pulse => Some("pa".to_owned()),
+        AudioPlan::Card | AudioPlan::None => None,
+    };
 }
 
 /// A file of the person's own is raw unless its name says otherwise; its contents are the guest's and not believed.

@@ -104,15 +104,28 @@ impl<'a> Watch<'a> {
 
     /// On a thread, with a connection to the agent that is closed afterwards: others want it then.
     fn await_agent(&self, limit: Duration) {
-        let (agent, wake) = (self.machine.new_agent(), self.run.shared.wake.clone());
+        let (agent, shared) = (self.machine.new_agent(), std::sync::Arc::clone(&self.run.shared));
+        let kept = self.run.instance.record.disks.iter().filter(|disk| disk.path.is_none());
+        let kept: Vec<(String, String)> = kept.map(|disk| (disk.serial.clone(), disk.name.clone())).collect();
         let wait = move || {
             let after = match agent.wait_ready(limit, |_| ()) {
                 Ok(after) => Some(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
                 Err(AgentError::MachineGone { .. }) => return,
                 Err(_) => None,
             };
+            // where a drive of Windows goes is that guest's own business
+            let linux = |agent: &no43_machine::Agent| {
+                agent.os_info().is_ok_and(|os| os.id.as_deref() != Some("mswindows"))
+            };
+            if after.is_some() && !kept.is_empty() && linux(&agent) {
+                for (serial, name) in &kept {
+                    if let Err(why) = super::kept_disks::prepare(&agent, serial, name) {
+                        shared.hub.warn(format!("disk '{name}' is not mounted in the guest: {why}"));
+                    }
+                }
+            }
             drop(agent);
-            let _ = wake.send(Wake::Ready(after));
+            let _ = shared.wake.send(Wake::Ready(after));
         };
         let _ = std::thread::Builder::new().name("agent".into()).stack_size(256 << 10).spawn(wait);
     }

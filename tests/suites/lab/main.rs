@@ -4,6 +4,7 @@
 //! in the person's own store: the first run builds them (minutes), later ones restore a lab in under a second.
 
 mod faults;
+mod kept;
 mod proof;
 mod refusals;
 
@@ -15,6 +16,7 @@ fn main() -> ExitCode {
 }
 
 const LAB: &[&str] = &["no43", "lab"];
+const SOAK: &[&str] = &["no43", "lab", "soak"];
 
 static CASES: &[Case] = &[
     Case::new("one-card-is-proved-and-given-back", proof::one_card).needs(LAB),
@@ -41,5 +43,13 @@ static CASES: &[Case] = &[
     Case::new("a-qemu-that-dies-is-a-failure-with-its-last-words", faults::qemu_killed).needs(LAB),
     Case::new("an-agent-that-never-answers-names-phase-limit-and-last-screen", faults::silent_agent)
         .needs(LAB),
+    Case::new("three-instances-have-a-card-each-and-survive-their-supervisors", kept::three_at_once)
+        .needs(LAB),
+    Case::new("guests-that-restart-ignore-and-panic-are-told-apart", kept::guests_that_end).needs(LAB),
+    Case::new("jobs-that-pass-fail-hang-and-die-leave-nothing", kept::jobs_over_cards).needs(LAB),
+    Case::new("a-start-killed-at-any-moment-leaves-nothing", kept::starts_killed).needs(LAB),
+    Case::new("a-hundred-killed-supervisors-lose-no-guest", kept::a_hundred_kills).needs(SOAK),
+    Case::new("twenty-jobs-leave-nothing", kept::twenty_jobs).needs(SOAK),
+    Case::new("a-hundred-killed-starts-leave-nothing", kept::a_hundred_starts_killed).needs(SOAK),
     Case::new("a-lab-that-dies-is-a-lab-fault", faults::lab_fault).needs(LAB),
 ];

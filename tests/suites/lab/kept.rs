@@ -1,0 +1,199 @@
+//! Kept machines with cards, as an ordinary user: several at once, killed supervisors, guests that end in every way, jobs.
+
+use anyhow::Result;
+use no43_tests::{LabHost, Scene};
+
+/// In scripts: instances, their supervisors and machines, and what must not be left of them. `$seed` chooses the moments.
+const KEPT: &str = r#"
+RANDOM=$seed
+echo "seed $seed"
+state=/run/no43-lab
+kept=/home/lab/.local/share/no43/instances
+rm -rf "$kept" /home/lab/*.log /home/lab/*.code
+guest=$work/recipes/lab-guest.toml
+# in thousandths of a second
+some() { sleep "$(( RANDOM % $1 / 1000 )).$(printf %03d $(( RANDOM % $1 % 1000 )))"; }
+cards() { for d in /sys/bus/pci/devices/*; do [ "$(cat $d/class)" = 0x038000 ] && echo "${d##*/}"; done; }
+lent() { for c in $(cards); do is "$c" vfio-pci && echo "$c"; done | wc -l; }
+all_back() { for c in $(cards); do is "$c" bochs-drm && is "$(audio "$c")" snd_hda_intel || return 1; done; }
+supervisor() { sed -n 's/.*"pid": \([0-9]*\).*/\1/p' "$state/m/$1/run.json" | head -n 1; }
+machine() { sed -n 's/.*"pid": \([0-9]*\).*/\1/p' "$state/m/$1/machine.json" | head -n 1; }
+state_of() { no43 ps --json | tr -d ' ",' | awk -F: -v n="$1" '$1=="name"{at=$2} $1=="left"&&at==n{print $2}'; }
+is_state() { [ "$(state_of "$1")" = "$2" ]; }
+gone() { [ ! -e "$state/m/$1/run.json" ]; }
+alive() { [ -d "/proc/$1" ]; }
+up() { n=$1; shift; no43 run --detach --locked --name "$n" "$@" "$guest" > "$n.log" 2>&1 || { cat "$n.log"; fail "'$n' did not start (seed $seed)"; }; }
+has() { grep -qF -- "$2" "$1" || { cat "$1"; fail "$1 does not say: $2 (seed $seed)"; }; }
+nobody() { ! running && [ -z "$(pgrep -u lab -x no43)" ]; }
+nothing_left() {
+    within 60 nobody
+    within 20 all_back
+    for left in "$state/m" "$state/leases" /run/no43/journal "$kept"; do
+        [ -z "$(ls -A "$left" 2>/dev/null)" ] || fail "left in $left: $(ls -A "$left") (seed $seed)"
+    done
+}
+"#;
+
+fn seed() -> u32 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let given = std::env::var("NO43_SEED").ok().and_then(|seed| seed.parse().ok());
+    let seed = given.unwrap_or(now.subsec_nanos() % 32_768);
+    println!("seed {seed} (NO43_SEED={seed} repeats it)");
+    seed
+}
+
+fn script(scene: &Scene, profile: &'static str, seconds: u64, script: &str) -> Result<()> {
+    let host = LabHost::up(scene, profile)?;
+    host.script(seconds, &format!("seed={}\n{KEPT}\n{script}", seed()))?;
+    host.down()
+}
+
+/// Three at once, then kills at random moments: each guest lives on and is taken over; then three ways to end.
+fn three(scene: &Scene, kills: u32, seconds: u64) -> Result<()> {
+    let body = r#"
+        up a --set "checks.ready=8 min" & up b --set "checks.ready=8 min" & up c --set "checks.ready=8 min" & wait
+        [ "$(lent)" = 3 ] || { no43 gpus; fail "$(lent) cards are lent instead of 3"; }
+        [ "$(no43 instance ls --json | grep -c '"running": true')" = 3 ] || fail "not three instances run"
+        no43 run --locked --name a "$guest" > again.log 2>&1 && fail "a second run of 'a' was started"
+        has again.log "runs already"
+        no43 run --locked --ephemeral "$guest" > fourth.log 2>&1; [ $? = 7 ] || { cat fourth.log; fail "a fourth run"; }
+        no43 instance rm --yes a > rm.log 2>&1 && fail "a running instance was removed"
+
+        for n in $(seq $kills); do
+            victim=$(echo a b c | cut -d' ' -f $(( RANDOM % 3 + 1 )))
+            before=$(machine $victim)
+            some 400
+            kill -9 $(supervisor $victim)
+            within 10 is_state $victim alone
+            no43 gpus > gpus.log 2>&1
+            is_state $victim alone || fail "a command that only looks took '$victim' over (seed $seed)"
+            no43 release > release.log 2>&1 || { cat release.log; fail "release failed (seed $seed)"; }
+            is_state $victim watched || { cat release.log; no43 ps; fail "'$victim' was not taken over (seed $seed)"; }
+            [ "$(machine $victim)" = "$before" ] && alive "$before" || fail "the machine of '$victim' is another one (seed $seed)"
+            [ "$(lent)" = 3 ] || fail "a card was taken from a living machine (seed $seed)"
+        done
+        echo "$kills kills, $kills taken over"
+
+        # our supervisor's memory, with a card lent
+        echo "supervisor: $(grep VmRSS /proc/$(supervisor a)/status)"
+        no43 stop a > stop.log 2>&1 || { cat stop.log; fail "stop failed"; }
+        has stop.log "the guest shut down"
+        gone a && [ "$(lent)" = 2 ] || fail "after the first guest's end $(lent) cards are lent"
+        kill -9 $(machine b)
+        within 30 gone b
+        no43 instance show b > b.show; has b.show "QEMU died"
+        no43 shell c -- poweroff > off.log 2>&1
+        within 60 gone c
+        no43 instance show c > c.show; has c.show "the guest shut down"
+        for n in a b c; do no43 instance rm --yes $n > /dev/null || fail "rm $n"; done
+        nothing_left
+    "#;
+    script(scene, "three-cards", seconds, &format!("kills={kills}\n{body}"))
+}
+
+pub(crate) fn three_at_once(scene: &Scene) -> Result<()> {
+    three(scene, 6, 500)
+}
+
+pub(crate) fn a_hundred_kills(scene: &Scene) -> Result<()> {
+    three(scene, 100, 1200)
+}
+
+/// A guest that restarts, one that ignores every request, and one whose kernel panics.
+pub(crate) fn guests_that_end(scene: &Scene) -> Result<()> {
+    let body = r#"
+        up play --set "checks.ready=5 min"
+        before=$(machine play)
+        no43 shell play -- reboot > reboot.log 2>&1
+        within 60 grep -q rebooted $state/m/play/events.jsonl
+        [ "$(machine play)" = "$before" ] && [ "$(lent)" = 1 ] || fail "a guest's restart lost its card"
+        answers() { no43 shell play -- true > /dev/null 2>&1; }
+        within 120 answers
+
+        # deaf: the agent stands still, and the power button has no driver
+        no43 shell play -- sh -c 'for b in /sys/bus/acpi/drivers/button/PNP0C0C* /sys/bus/acpi/drivers/button/LNXPWRBN*; do echo ${b##*/} > /sys/bus/acpi/drivers/button/unbind; done; (sleep 1; kill -STOP $(pidof qemu-ga)) > /dev/null 2>&1 < /dev/null &' > deaf.log 2>&1
+        sleep 3
+        no43 stop play --limit "3 s" > deaf.log 2>&1; code=$?
+        [ $code = 10 ] || { cat deaf.log; fail "stop of a deaf guest ended with $code instead of 10"; }
+        has deaf.log "did not shut down within 3 s and runs on"
+        has deaf.log "--force"
+        alive "$before" && [ "$(lent)" = 1 ] || fail "a guest was switched off without --force"
+        no43 stop play --force > force.log 2>&1 || { cat force.log; fail "--force failed"; }
+        all_back || fail "after --force the card is not back"
+
+        no43 run --detach --locked --name play "$guest" > play.log 2>&1 || { cat play.log; fail "the second start"; }
+        no43 shell play --limit "5 s" -- sh -c 'echo c > /proc/sysrq-trigger' > panic.log 2>&1
+        within 60 gone play
+        no43 instance show play > show.log
+        has show.log "the guest's kernel panicked"
+        within 20 all_back
+        no43 instance rm --yes play > /dev/null
+        nothing_left
+    "#;
+    script(scene, "one-card", 500, body)
+}
+
+/// Jobs over three cards: one that passes, one that fails, one that hangs, one whose `no43` is killed, one more than cards.
+fn jobs(scene: &Scene, rounds: u32, seconds: u64) -> Result<()> {
+    let body = r#"
+        job() {
+            n=$1; shift
+            ( no43 job --locked --wait "8 min" --set "checks.ready=8 min" "$@" > job$n.log 2>&1; echo $? > job$n.code ) &
+        }
+        code_of() { within 400 test -s job$1.code; [ "$(cat job$1.code)" = "$2" ] || { cat job$1.log; fail "job $1 ended with $(cat job$1.code) instead of $2 (seed $seed)"; }; }
+        for round in $(seq $rounds); do
+            rm -f job*.code
+            echo "to the guest" > in.txt; chmod 644 in.txt
+            job 1 --in "in.txt:/root/in.txt" --out "/root/out.txt:out.txt" "$guest" -- sh -c 'cat /root/in.txt > /root/out.txt; ls -d /sys/bus/pci/drivers/bochs-drm/0000:*; echo done'
+            job 2 "$guest" -- sh -c 'echo something is wrong >&2; exit 42'
+            job 3 --limit "3 s" "$guest" -- sleep 1000
+            job 4 "$guest" -- sleep 1001
+            began() { pgrep -u lab -f 'no43 job.*sleep 1001' > /dev/null; }
+            within 30 began
+            some 20000
+            kill -9 $(pgrep -u lab -f 'no43 job.*sleep 1001')
+            code_of 1 0; has job1.log "/sys/bus/pci/drivers/bochs-drm/0000:"; has job1.log done
+            [ "$(cat out.txt)" = "to the guest" ] || fail "the file that came out is another one"
+            code_of 2 42; has job2.log "something is wrong"
+            code_of 3 10; has job3.log "did not end within 3 s"
+            no43 release > /dev/null 2>&1
+            nothing_left
+        done
+    "#;
+    script(scene, "three-cards", seconds, &format!("rounds={rounds}\n{body}"))
+}
+
+pub(crate) fn jobs_over_cards(scene: &Scene) -> Result<()> {
+    jobs(scene, 1, 500)
+}
+
+pub(crate) fn twenty_jobs(scene: &Scene) -> Result<()> {
+    jobs(scene, 5, 2400)
+}
+
+/// A start that is killed at any moment: before the lease, while binding, while QEMU comes up.
+fn killed_starts(scene: &Scene, kills: u32, seconds: u64) -> Result<()> {
+    let body = r#"
+        one() { pgrep -u lab -x no43 > /dev/null; }
+        for n in $(seq $kills); do
+            no43 run --detach --locked --ephemeral "$guest" > start.log 2>&1 &
+            some 3000
+            pkill -9 -u lab -x no43; sleep 0.1; pkill -9 -u lab -x no43
+            no43 release > release.log 2>&1 || { cat release.log; fail "release failed (seed $seed)"; }
+            # a machine that had come up lives on; it is ended like any other
+            for left in $(ls $state/m 2>/dev/null); do no43 stop $left --force > stop.log 2>&1; done
+            no43 release > release.log 2>&1
+            nothing_left
+        done
+        echo "$kills kills over bind, start and release; every driver is back"
+    "#;
+    script(scene, "one-card", seconds, &format!("kills={kills}\n{body}"))
+}
+
+pub(crate) fn starts_killed(scene: &Scene) -> Result<()> {
+    killed_starts(scene, 6, 300)
+}
+
+pub(crate) fn a_hundred_starts_killed(scene: &Scene) -> Result<()> {
+    killed_starts(scene, 100, 2400)
+}

@@ -57,8 +57,8 @@ any = true
 fn help(scene: &Scene) -> Result<()> {
     let help = scene.no43(&["--help"])?.ok()?;
     let commands = [
-        "recipe", "lock", "media", "driver", "plan", "schema", "build", "image", "verify", "report", "gpus",
-        "doctor", "release", "lab",
+        "recipe", "lock", "media", "driver", "plan", "schema", "build", "image", "answer", "verify",
+        "report", "gpus", "doctor", "release", "lab",
     ];
     for command in commands {
         scene.no43(&[command, "--help"])?.ok()?.must_say(&["Usage: no43"])?;

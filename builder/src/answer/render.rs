@@ -30,7 +30,7 @@ const EFI_PARTITION: u32 = 1;
 const MSR_PARTITION: u32 = 2;
 const WINDOWS_PARTITION: u32 = 3;
 /// What stands in for a password where the file is shown to a person.
-const HIDDEN: &str = "(random password of this build)";
+const HIDDEN: &str = "[random password of this build]";
 
 impl Settings {
     /// The answer file.

@@ -86,8 +86,8 @@ pub(super) fn passwords(file: &File<'_>, findings: &mut Vec<Finding>) {
             if let Some(finding) = hidden_fault(element) {
                 findings.push(finding);
             }
-            if plain(element) == Some(true) && element.text_at("Value").is_some_and(|value| !value.is_empty())
-            {
+            let value = element.text_at("Value").filter(|value| !value.is_empty() && !placeholder(value));
+            if plain(element) == Some(true) && value.is_some() {
                 readable = readable.or(Some(element.at()));
             }
         }

@@ -6,5 +6,6 @@
 
 pub mod identity;
 pub mod pattern;
+pub mod problem;
 pub mod protocol;
 pub mod setup;

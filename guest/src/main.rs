@@ -8,6 +8,8 @@
 #[cfg(not(any(target_os = "linux", windows)))]
 compile_error!("the guest program exists for Linux and Windows guests only; its library is portable");
 
+#[cfg(any(windows, test))]
+mod devnodes;
 mod executor;
 #[cfg(target_os = "linux")]
 mod linux;

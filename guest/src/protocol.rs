@@ -35,6 +35,12 @@ pub struct Report {
     pub boot_id: Option<String>,
     /// Milliseconds since the kernel started.
     pub uptime_ms: Option<u64>,
+    /// What the guest runs on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub machine: Option<GuestMachine>,
+    /// What only a Windows can say.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub windows: Option<WindowsFacts>,
     /// Display, audio, USB and UCSI functions, and all further functions that share a slot with a display
     /// function; ordered by address.
     pub functions: Vec<GuestFunction>,
@@ -64,6 +70,91 @@ pub struct GuestFunction {
     pub bars: Vec<GuestBar>,
     /// The kernel's own description of the function, which modules are matched against.
     pub modalias: Option<String>,
+    /// Version of the driver that is bound, as `580.95.05` or `32.0.15.6094`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub driver_version: Option<String>,
+    /// The PCI Express link as the guest sees it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub link: Option<GuestLink>,
+    /// The device node of Windows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<DevNode>,
+}
+
+/// A PCI Express link. Speeds are generations: 1 is 2.5 GT/s, 4 is 16 GT/s.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuestLink {
+    /// Generation now; idle cards go down to 1.
+    pub speed: Option<u32>,
+    /// Lanes now.
+    pub width: Option<u32>,
+    /// Highest generation of the card.
+    pub max_speed: Option<u32>,
+    /// Most lanes of the card.
+    pub max_width: Option<u32>,
+}
+
+/// What Windows knows about one device.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DevNode {
+    /// Its instance, as `PCI\VEN_10DE&DEV_2484&SUBSYS_146B10DE&REV_A1\4&1A2B&0&0008`.
+    pub instance: String,
+    /// Problem code; 0 means that PnP sees none, see [`crate::problem`]. `None`: not known.
+    pub problem: Option<u32>,
+    /// NTSTATUS that belongs to the problem code and says why; Windows 8 and later.
+    pub problem_status: Option<u32>,
+    /// Status flags (`DN_…` of cfg.h).
+    pub flags: Option<u32>,
+    /// Device class, as `Display`.
+    pub class: Option<String>,
+    /// Hardware ids, most special first.
+    pub hardware_ids: Vec<String>,
+    /// Where it is, as `PCIROOT(0)#PCI(0100)#PCI(0000)`.
+    pub location_paths: Vec<String>,
+    /// Date of the driver, as `2025-09-30`.
+    pub driver_date: Option<String>,
+    /// Name of the installed INF, as `oem4.inf`.
+    pub inf: Option<String>,
+    /// Section of it.
+    pub inf_section: Option<String>,
+    /// Who provided the driver.
+    pub provider: Option<String>,
+    /// The id in the INF that matched.
+    pub matching_id: Option<String>,
+}
+
+/// What the guest runs on, as it sees it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct GuestMachine {
+    /// Whether the processor says that there is a hypervisor.
+    pub hypervisor_present: Option<bool>,
+    /// What the hypervisor calls itself, as `KVMKVMKVM` or `Microsoft Hv`.
+    pub hypervisor: Option<String>,
+    /// Whether Secure Boot is on.
+    pub secure_boot: Option<bool>,
+}
+
+/// What only a Windows can say.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct WindowsFacts {
+    /// Build number, as 19045.
+    pub build: Option<u32>,
+    /// Revision of the build, the number behind its point.
+    pub revision: Option<u32>,
+    /// Edition id, as `Professional`.
+    pub edition: Option<String>,
+    /// Release, as `22H2`.
+    pub release: Option<String>,
+    /// Whether virtualisation-based security is asked for in the registry (not whether it runs).
+    pub vbs_configured: Option<bool>,
+    /// Whether memory integrity is asked for in the registry.
+    pub memory_integrity_configured: Option<bool>,
+    /// Whether memory integrity is at work now.
+    pub memory_integrity: Option<bool>,
 }
 
 /// One base address register as the guest's kernel sees it.
@@ -231,6 +322,12 @@ impl Report {
         for text in [&mut self.os, &mut self.kernel, &mut self.boot_id].into_iter().flatten() {
             bound_text(text);
         }
+        if let Some(hypervisor) = self.machine.as_mut().and_then(|machine| machine.hypervisor.as_mut()) {
+            bound_text(hypervisor);
+        }
+        if let Some(windows) = &mut self.windows {
+            [&mut windows.edition, &mut windows.release].into_iter().flatten().for_each(bound_text);
+        }
         self.functions.truncate(LIST_LIMIT);
         self.connectors.truncate(LIST_LIMIT);
         self.log.truncate(LIST_LIMIT);
@@ -244,9 +341,25 @@ impl Report {
 impl GuestFunction {
     fn bound(&mut self) {
         bound_text(&mut self.address);
-        let Self { id, subsystem, class, driver, modalias, .. } = self;
-        [id, subsystem, class, driver, modalias].into_iter().flatten().for_each(bound_text);
+        let Self { id, subsystem, class, driver, modalias, driver_version, .. } = self;
+        [id, subsystem, class, driver, modalias, driver_version].into_iter().flatten().for_each(bound_text);
         self.bars.truncate(LIST_LIMIT);
+        if let Some(node) = &mut self.node {
+            node.bound();
+        }
+    }
+}
+
+impl DevNode {
+    fn bound(&mut self) {
+        bound_text(&mut self.instance);
+        let Self { class, driver_date, inf, inf_section, provider, matching_id, .. } = self;
+        [class, driver_date, inf, inf_section, provider, matching_id]
+            .into_iter()
+            .flatten()
+            .for_each(bound_text);
+        bound_list(&mut self.hardware_ids);
+        bound_list(&mut self.location_paths);
     }
 }
 
@@ -321,6 +434,7 @@ mod tests {
                     assigned: Some(true),
                 }],
                 modalias: Some("pci:v00001234d00001111sv00001AF4sd00001100bc03sc80i00".into()),
+                ..GuestFunction::default()
             }],
             connectors: vec![Connector {
                 pci: Some("0000:01:00.0".into()),
@@ -336,6 +450,8 @@ mod tests {
                 topic: Some("drm-initialized".into()),
                 severity: Severity::Info,
             }],
+            machine: None,
+            windows: None,
             unknown: vec!["/sys/bus/pci/devices/0000:01:00.0/resource: permission denied".into()],
         }
     }

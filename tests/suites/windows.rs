@@ -36,6 +36,7 @@ static CASES: &[Case] = &[
     Case::new("a-failed-setup-tells-the-ends-of-its-logs", setup_failed).needs(WINE),
     Case::new("a-first-start-takes-secrets-from-standard-input-or-a-file-that-it-removes", first_start)
         .needs(WINE),
+    Case::new("a-report-names-the-card-its-driver-and-its-problem-code", report).needs(WINE),
 ];
 
 const KEY: &str = r"HKLM\SOFTWARE\no43 é";
@@ -53,10 +54,12 @@ fn identity(scene: &Scene) -> Result<()> {
 const LIBRARIES: &[&str] = &[
     "advapi32.dll",
     "api-ms-win-core-synch-l1-2-0.dll",
+    "cfgmgr32.dll",
     "kernel32.dll",
     "msvcrt.dll",
     "netapi32.dll",
     "ntdll.dll",
+    "setupapi.dll",
 ];
 
 fn frugal(_: &Scene) -> Result<()> {
@@ -388,4 +391,68 @@ fn first_start(scene: &Scene) -> Result<()> {
     ensure!(!file.exists());
     // Standard input is empty here: that is no request.
     wine.guest(&["first-start"])?.done()?.must_exit(1)?.must_say(&["no JSON"]).map(drop)
+}
+
+/// A device as Windows' registry holds it; Wine makes a node of it.
+const DEVICE: &str =
+    r"HKEY_LOCAL_MACHINE\SYSTEM\CurrentControlSet\Enum\PCI\VEN_10DE&DEV_2484&SUBSYS_146B10DE&REV_A1\4&1&0&08";
+
+/// Categories of devpkey.h and the numbers in them, with type (devpropdef.h) and value.
+fn properties() -> Vec<(&'static str, u32, u32, Vec<u8>)> {
+    let text = |text: &str| text.encode_utf16().chain([0]).flat_map(u16::to_le_bytes).collect::<Vec<u8>>();
+    let number = |number: u32| number.to_le_bytes().to_vec();
+    let (device, driver) =
+        ("{A45C254E-DF1C-4EFD-8020-67D146A850E0}", "{A8B865DD-2E3D-4094-AD97-E593A70C75D6}");
+    vec![
+        (device, 3, 0x2012, text("PCI\\VEN_10DE&DEV_2484&SUBSYS_146B10DE&REV_A1\0")),
+        (device, 4, 0x2012, text("PCI\\VEN_10DE&CC_030000\0PCI\\CC_030000\0")),
+        (device, 6, 0x12, text("nvlddmkm")),
+        (device, 23, 7, number(1)),
+        (device, 30, 7, number(0)),
+        ("{4340A6C5-93FA-4706-972C-7B648008A5A7}", 3, 6, number(43)),
+        ("{4340A6C5-93FA-4706-972C-7B648008A5A7}", 12, 0x18, number(0xC000_009A)),
+        (driver, 3, 0x12, text("32.0.15.6094")),
+        (driver, 5, 0x12, text("oem4.inf")),
+    ]
+}
+
+fn report(scene: &Scene) -> Result<()> {
+    let wine = Wine::of(scene)?;
+    let mut file = format!("Windows Registry Editor Version 5.00\r\n\r\n[{DEVICE}]\r\n");
+    file += "\"ClassGUID\"=\"{4D36E968-E325-11CE-BFC1-08002BE10318}\"\r\n";
+    for (category, number, kind, bytes) in properties() {
+        let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        file += &format!(
+            "\r\n[{DEVICE}\\Properties\\{category}\\{number:04X}]\r\n@=hex(ffff{kind:04x}):{}\r\n",
+            hex.join(",")
+        );
+    }
+    scene.write("card.reg", &file)?;
+    wine.wine(["regedit", "/S", r"F:\card.reg"]).ok()?;
+    let seen = wine.guest(&["report", "--json"])?.ok()?;
+    println!("  report: {} ms with the start of Wine", seen.time.as_millis());
+    let report = no43_guest::protocol::parse_report(seen.stdout.as_bytes())?;
+    let card = report.function("0000:01:00.0").with_context(|| format!("no card in {}", seen.stdout))?;
+    ensure!(
+        card.id.as_deref() == Some("10de:2484") && card.subsystem.as_deref() == Some("10de:146b"),
+        "{card:?}"
+    );
+    ensure!(
+        card.class.as_deref() == Some("030000") && card.driver.as_deref() == Some("nvlddmkm"),
+        "{card:?}"
+    );
+    ensure!(card.driver_version.as_deref() == Some("32.0.15.6094"), "{card:?}");
+    let node = card.node.as_ref().context("no node")?;
+    ensure!(node.problem == Some(43) && node.problem_status == Some(0xC000_009A), "{node:?}");
+    ensure!(node.inf.as_deref() == Some("oem4.inf") && node.flags.is_some(), "{node:?}");
+    ensure!(report.machine.is_some_and(|machine| machine.hypervisor_present.is_some()));
+    ensure!(
+        report.windows.is_some_and(|windows| windows.build.is_some() && windows.vbs_configured.is_none())
+    );
+    ensure!(report.unknown.iter().any(|text| text.contains("UEFISecureBootEnabled")), "{:?}", report.unknown);
+    let text = wine.guest(&["report"])?.ok()?;
+    text.must_say(&[
+        "0000:01:00.0 10de:2484 class 030000: nvlddmkm 32.0.15.6094, code 43 (FAILED_POST_START)",
+    ])?;
+    wine.wine(["reg", "delete", &DEVICE.replace("HKEY_LOCAL_MACHINE", "HKLM"), "/f"]).ok().map(drop)
 }

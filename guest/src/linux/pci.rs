@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use no43_guest::protocol::{BarKind, GuestBar, GuestFunction};
+use no43_guest::protocol::{BarKind, GuestBar, GuestFunction, GuestLink};
 
 use super::{Root, names, read_text};
 
@@ -78,7 +78,41 @@ fn function(dir: &Path, address: &str, unknown: &mut Vec<String>) -> GuestFuncti
         Err(error) if error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => known("driver", Err(error)),
     };
-    GuestFunction { address: address.to_owned(), id, subsystem, class, driver, bars, modalias }
+    GuestFunction {
+        address: address.to_owned(),
+        id,
+        subsystem,
+        class,
+        driver,
+        bars,
+        modalias,
+        driver_version: driver_version(dir),
+        link: link(dir),
+        node: None,
+    }
+}
+
+/// Version of the module that the driver came in; drivers of the kernel itself have none.
+fn driver_version(dir: &Path) -> Option<String> {
+    read_text(&dir.join("driver/module/version")).ok().filter(|text| !text.is_empty())
+}
+
+/// The link of a PCI Express function; a function without one has no such files, or says "Unknown" in them.
+fn link(dir: &Path) -> Option<GuestLink> {
+    let number = |name: &str| read_text(&dir.join(name)).ok()?.parse().ok().filter(|n| *n != 0);
+    let generation = |name: &str| {
+        let text = read_text(&dir.join(name)).ok()?;
+        let rates = ["2.5", "5.0", "8.0", "16.0", "32.0", "64.0"]; // GT/s, first word of the file
+        let at = rates.iter().position(|rate| text.split(' ').next() == Some(rate))?;
+        u32::try_from(at + 1).ok()
+    };
+    let link = GuestLink {
+        speed: generation("current_link_speed"),
+        width: number("current_link_width"),
+        max_speed: generation("max_link_speed"),
+        max_width: number("max_link_width").filter(|width| *width != 255), // the kernel's word for unknown
+    };
+    (link != GuestLink::default()).then_some(link)
 }
 
 /// Reads the file `resource`: one line `start end flags` per register; 6 is the ROM, later ones are a bridge's.

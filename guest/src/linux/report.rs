@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use no43_guest::protocol::{PROTOCOL_VERSION, Report};
+use no43_guest::protocol::{GuestMachine, PROTOCOL_VERSION, Report};
 
 use super::init::SETTLED;
 use super::{Root, display, kernel_log, pci, read_text, wait_for};
@@ -35,7 +35,33 @@ pub(crate) fn report(root: &Root) -> Report {
     let kernel = line("proc/sys/kernel/osrelease");
     let boot_id = line("proc/sys/kernel/random/boot_id");
     let uptime_ms = line("proc/uptime").and_then(|text| milliseconds(&text));
-    Report { version: PROTOCOL_VERSION, os, kernel, boot_id, uptime_ms, functions, connectors, log, unknown }
+    let hypervisor_present = line("proc/cpuinfo").map(|text| says_hypervisor(&text));
+    let machine = Some(GuestMachine { hypervisor_present, secure_boot: secure_boot(root), hypervisor: None });
+    Report {
+        version: PROTOCOL_VERSION,
+        os,
+        kernel,
+        boot_id,
+        uptime_ms,
+        machine,
+        windows: None,
+        functions,
+        connectors,
+        log,
+        unknown,
+    }
+}
+
+fn says_hypervisor(cpuinfo: &str) -> bool {
+    let flags = cpuinfo.lines().find(|line| line.starts_with("flags")).unwrap_or_default();
+    flags.split(' ').any(|flag| flag == "hypervisor")
+}
+
+/// Only a guest with UEFI has it; the value stands behind four bytes of attributes.
+fn secure_boot(root: &Root) -> Option<bool> {
+    let variable = "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c";
+    let bytes = std::fs::read(root.path(variable)).ok()?;
+    bytes.get(4).map(|byte| *byte == 1)
 }
 
 /// The report for a person in the guest.
@@ -75,6 +101,8 @@ fn milliseconds(uptime: &str) -> Option<u64> {
 pub(crate) mod tests {
     use std::fs;
     use std::os::unix::fs::symlink;
+
+    use no43_guest::protocol::GuestLink;
 
     use super::*;
 
@@ -156,11 +184,27 @@ pub(crate) mod tests {
         guest.write("proc/sys/kernel/osrelease", "6.1.0-40-amd64\n");
         guest.write("proc/sys/kernel/random/boot_id", "0d5a7d6e-0b34-4d1b-9a3b-3c6f4b3f5a11\n");
         guest.write("proc/uptime", "9.12 8.01\n");
-        guest.function("0000:01:00.0", &[("class", "0x038000")]);
+        guest.write("proc/cpuinfo", "flags\t\t: fpu hypervisor lahf_lm\n");
+        guest.write(
+            "sys/firmware/efi/efivars/SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c",
+            "\u{6}\0\0\0\u{1}",
+        );
+        let link = [
+            ("current_link_speed", "8.0 GT/s PCIe"),
+            ("current_link_width", "16"),
+            ("max_link_width", "255"),
+        ];
+        guest.function("0000:01:00.0", &[[("class", "0x038000")].as_slice(), &link].concat());
         guest.driver("0000:01:00.0", "bochs-drm");
+        guest.write("sys/bus/pci/drivers/bochs-drm/module/version", "580.95.05\n");
         guest.display("0000:01:00.0", "card0", (226, 0), &[("Virtual-1", "connected", "1280x800\n")]);
         let report = report(&guest.root());
         assert_eq!(report.uptime_ms, Some(9120));
+        let machine = report.machine.clone().unwrap();
+        assert_eq!((machine.hypervisor_present, machine.secure_boot), (Some(true), Some(true)));
+        let card = &report.functions[0];
+        assert_eq!(card.driver_version.as_deref(), Some("580.95.05"));
+        assert_eq!(card.link, Some(GuestLink { speed: Some(3), width: Some(16), ..GuestLink::default() }));
         let text = human(&report).replace(&guest.0.path().display().to_string(), "");
         insta::assert_snapshot!(text, @r"
         Debian GNU/Linux 12 (bookworm), kernel 6.1.0-40-amd64
@@ -175,7 +219,7 @@ pub(crate) mod tests {
         let empty = tempfile::tempdir().unwrap();
         let report = report(&Root::at(empty.path()));
         assert_eq!((report.os, report.kernel, report.boot_id, report.uptime_ms), (None, None, None, None));
-        assert_eq!(report.unknown.len(), 5, "{:?}", report.unknown);
+        assert_eq!(report.unknown.len(), 6, "{:?}", report.unknown);
     }
 
     #[test]

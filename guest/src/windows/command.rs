@@ -7,14 +7,32 @@ use clap::Subcommand;
 use no43_guest::setup::first_start::{FirstStart, FirstStarted};
 
 use super::api::machine;
+use super::report;
 use super::setup::{self, Windows};
 
 #[derive(Subcommand)]
-pub(crate) enum Task {}
+pub(crate) enum Task {
+    /// Say what the guest sees: PCI functions of cards, their problem codes and drivers
+    Report {
+        /// Print JSON for the harness instead of text for a person
+        #[arg(long)]
+        json: bool,
+        /// As in Linux guests; Windows has loaded its drivers before a program runs
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        settle_seconds: u64,
+    },
+}
 
 impl Task {
     pub(crate) fn run(self) -> Result<()> {
-        match self {}
+        let Self::Report { json, settle_seconds: _ } = self;
+        let report = report::report();
+        if json {
+            println!("{}", serde_json::to_string(&report)?);
+        } else {
+            print!("{}", report::human(&report));
+        }
+        Ok(())
     }
 }
 

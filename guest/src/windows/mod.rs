@@ -3,6 +3,7 @@
 #[expect(unsafe_code, reason = "calls of the Windows API, each wrapped in a safe function here")]
 pub(crate) mod api;
 mod command;
+mod report;
 pub(crate) mod service;
 mod setup;
 

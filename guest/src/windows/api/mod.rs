@@ -1,6 +1,8 @@
 //! The calls of the Windows API that the program makes, as safe functions. Errors are Windows' own numbers.
 
 pub(crate) mod account;
+pub(crate) mod devices;
+pub(crate) mod facts;
 pub(crate) mod machine;
 pub(crate) mod registry;
 pub(crate) mod service;

@@ -7,7 +7,7 @@ use windows_sys::Win32::Foundation::{ERROR_FILE_NOT_FOUND, ERROR_MORE_DATA};
 use windows_sys::Win32::System::Registry::{
     HKEY, HKEY_LOCAL_MACHINE, HKEY_USERS, KEY_READ, KEY_WOW64_64KEY, KEY_WRITE, REG_BINARY, REG_DWORD,
     REG_EXPAND_SZ, REG_MULTI_SZ, REG_OPTION_NON_VOLATILE, REG_QWORD, REG_SZ, RegCloseKey, RegCreateKeyExW,
-    RegDeleteValueW, RegEnumKeyExW, RegOpenKeyExW, RegQueryValueExW, RegSetValueExW,
+    RegDeleteValueW, RegOpenKeyExW, RegQueryValueExW, RegSetValueExW,
 };
 
 use super::{numbered, wide};
@@ -162,34 +162,6 @@ pub(crate) fn delete(path: &str, name: &str) -> io::Result<bool> {
     let name = wide(name);
     // SAFETY: the name ends with NUL.
     Ok(absent(numbered(unsafe { RegDeleteValueW(key.0, name.as_ptr()) }))?.is_some())
-}
-
-/// Names of the keys below a key, at most 4096; none if it is not there.
-pub(crate) fn keys(path: &str) -> io::Result<Vec<String>> {
-    let Some(key) = absent(open(path, KEY_READ))? else { return Ok(Vec::new()) };
-    let mut names = Vec::new();
-    for index in 0..4096 {
-        let mut name = [0_u16; 256]; // a name has at most 255
-        let mut length = 256;
-        // SAFETY: the buffer is as long as `length` says; the other answers are not wanted.
-        let answer = unsafe {
-            RegEnumKeyExW(
-                key.0,
-                index,
-                name.as_mut_ptr(),
-                &raw mut length,
-                ptr::null(),
-                ptr::null_mut(),
-                ptr::null_mut(),
-                ptr::null_mut(),
-            )
-        };
-        if answer != 0 {
-            break;
-        }
-        names.push(String::from_utf16_lossy(&name[..(length as usize).min(255)]));
-    }
-    Ok(names)
 }
 
 fn absent<T>(result: io::Result<T>) -> io::Result<Option<T>> {

@@ -32,6 +32,7 @@ static CASES: &[Case] = &[
     Case::new("gpus-lists-what-sysfs-has", gpus),
     Case::new("no-such-card-is-refused-and-lists-what-there-is", no_such_card),
     Case::new("a-driver-package-says-whether-it-drives-a-card", driver_package),
+    Case::new("an-iso-is-looked-into-and-a-recipe-is-checked-against-it", windows_disc),
     Case::new("a-reader-that-goes-away-is-no-error", closed_pipe),
     Case::new("gpus-knows-the-nvidia-card", nvidia).needs(&["no43", "nvidia-card"]),
     Case::new("doctor-says-that-kvm-runs-guest-code", kvm).needs(&["no43", "kvm"]),
@@ -100,6 +101,77 @@ fn driver_package(scene: &Scene) -> Result<()> {
         .done()?
         .must_exit(code::INPUT)?
         .must_say(&["a web page"])?;
+    Ok(())
+}
+
+/// A disc in the shape of Microsoft's, with one edition of Windows 10.
+fn windows_iso(scene: &Scene) -> Result<()> {
+    scene.write("disc/README.TXT", "This disc contains a UDF file system.")?;
+    scene.write("tree/readme.txt", "a small image")?;
+    std::fs::create_dir_all(scene.work().join("disc/sources"))?;
+    let wim = "disc/sources/install.wim";
+    let capture = ["capture", "tree", wim, "Windows 10 Professionnel"];
+    scene.run("wimlib-imagex").args(capture).dir(&scene.work()).ok()?;
+    let facts = ["ARCH=9", "EDITIONID=Professional", "INSTALLATIONTYPE=Client", "LANGUAGES/LANGUAGE=fr-FR"];
+    let version = ["VERSION/MAJOR=10", "VERSION/MINOR=0", "VERSION/BUILD=19045", "VERSION/SPBUILD=2965"];
+    let property = |fact: &&str| format!("--image-property=WINDOWS/{fact}");
+    let describe = scene.run("wimlib-imagex").args(["info", wim, "1"]).dir(&scene.work());
+    describe.args(facts.iter().chain(&version).map(property)).ok()?;
+    std::fs::copy(scene.work().join(wim), scene.work().join("disc/sources/boot.wim"))?;
+    let disc =
+        ["-quiet", "-udf", "-hide", "sources", "-V", "CCCOMA_X64FRE_FR-FR_DV9", "-o", "win.iso", "disc"];
+    scene.run("genisoimage").args(disc).dir(&scene.work()).ok()?;
+    Ok(())
+}
+
+const WINDOWS: &str = r#"
+[guest]
+os = "windows10"
+edition = "Professional"
+language = "fr-FR"
+user = { name = "joueur", password = { env = "PLAYER_PASSWORD" } }
+
+[machine]
+firmware = "uefi"
+disk = "64 GiB"
+disk-bus = "ahci"
+memory = "4 GiB"
+
+[inputs]
+iso = { path = "win.iso" }
+"#;
+
+fn windows_disc(scene: &Scene) -> Result<()> {
+    windows_iso(scene)?;
+    let seen = scene.no43(&["media", "inspect", "win.iso"])?.done()?.must_exit(code::OK)?;
+    seen.must_say(&["Windows 10 (10.0.19045.2965)", "amd64", "Professional", "fr-FR", "not signed"])?;
+    let json = scene.no43(&["media", "inspect", "--json", "win.iso"])?.done()?.must_exit(code::OK)?.json()?;
+    ensure!(
+        at(&json, "/os")? == "windows10" && at(&json, "/image/0/edition-id")? == "Professional",
+        "{json}"
+    );
+    ensure!(at(&json, "/bytes-read")?.as_u64().is_some_and(|read| read < 2_000_000), "{json}");
+
+    scene.write("recipe.toml", WINDOWS)?;
+    let locked = scene.no43(&["lock", "recipe.toml"])?.done()?.must_exit(code::OK)?;
+    locked.must_say(&["iso: new"])?;
+    scene.write(
+        "recipe.toml",
+        &WINDOWS.replace("\"Professional\"", "\"Enterprise\"").replace("fr-FR", "de-DE"),
+    )?;
+    let seen = scene.no43(&["plan", "recipe.toml"])?.done()?.must_exit(code::RECIPE)?;
+    seen.must_say(&[
+        "recipe.toml:4:",
+        "no edition 'Enterprise'",
+        "recipe.toml:5:",
+        "de-DE is not on the media",
+    ])?;
+
+    scene.write("win.iso", "<!DOCTYPE html><title>Sign in</title>")?;
+    let seen = scene.no43(&["media", "inspect", "win.iso"])?.done()?.must_exit(code::INPUT)?;
+    seen.must_say(&["an HTML page", "Sign in"])?;
+    let seen = scene.no43(&["lock", "--update", "iso", "recipe.toml"])?.done()?.must_exit(code::INPUT)?;
+    seen.must_say(&["inputs.iso", "is an HTML page"])?;
     Ok(())
 }
 

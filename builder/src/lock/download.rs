@@ -368,4 +368,4 @@ fn read_head(body: &mut impl io::BufRead) -> io::Result<Option<Answer>> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -45,6 +45,19 @@ struct Known {
     sha256: String,
 }
 
+impl Known {
+    fn of(meta: &fs::Metadata, sha256: String) -> Self {
+        Self {
+            size: meta.size(),
+            mtime: (meta.mtime(), meta.mtime_nsec()),
+            ctime: (meta.ctime(), meta.ctime_nsec()),
+            device: meta.dev(),
+            inode: meta.ino(),
+            sha256,
+        }
+    }
+}
+
 impl HashCache {
     /// Remembers nothing beyond this process.
     #[must_use]
@@ -73,14 +86,7 @@ impl HashCache {
         if !meta.is_file() {
             return Err(io::Error::other("not a regular file"));
         }
-        let fresh = |sha256| Known {
-            size: meta.size(),
-            mtime: (meta.mtime(), meta.mtime_nsec()),
-            ctime: (meta.ctime(), meta.ctime_nsec()),
-            device: meta.dev(),
-            inode: meta.ino(),
-            sha256,
-        };
+        let fresh = |sha256| Known::of(&meta, sha256);
         if let Some(known) = self.known.get(&absolute)
             && *known == fresh(known.sha256.clone())
         {
@@ -93,6 +99,14 @@ impl HashCache {
             self.changed = true;
         }
         Ok(Sum { sha256, size: meta.size(), cached: false })
+    }
+
+    /// Remembers the sum of a file that nobody but this process has written, and nobody will write again.
+    pub(super) fn learn(&mut self, path: &Path, sha256: &str) -> io::Result<Sum> {
+        let meta = fs::metadata(path)?;
+        self.known.insert(std::path::absolute(path)?, Known::of(&meta, sha256.to_owned()));
+        self.changed = true;
+        Ok(Sum { sha256: sha256.to_owned(), size: meta.size(), cached: false })
     }
 
     /// Writes what was learned; failing costs only the next run's time, so it is not an error.

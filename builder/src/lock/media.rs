@@ -190,6 +190,7 @@ mod tests {
     use std::path::PathBuf;
     use std::sync::Arc;
 
+    use super::super::download::tests::{Server, reply};
     use super::super::hashes::HashCache;
     use super::super::{Tools, Update};
     use super::*;
@@ -258,6 +259,25 @@ mod tests {
         assert_eq!(old["windows"], "Windows 10 (10.0.19045.2965)");
         assert_eq!(new["windows"], "Windows 10 (10.0.19045.9999)");
         assert_eq!(old["editions"], "Core Professional");
+    }
+
+    #[test]
+    fn an_address_is_fetched_once_and_its_medium_locked() {
+        let disc = Disc::windows();
+        let bytes = fs::read(disc.iso()).unwrap();
+        let length = format!("Content-Length: {}\r\n", bytes.len());
+        let server = Server::new(Box::new(move |_, _| reply("200 OK", &length, &bytes)));
+        let url = server.url("/win.iso");
+        let recipe = recipe(&disc, &format!("{{ url = {url:?} }}"), WINDOWS);
+        let (locked, _) = lock(&disc, &recipe, &Update::Missing).unwrap();
+        assert_eq!(check(&recipe, &locked), Ok(()));
+        let entry = &locked.inputs["guest"][ISO];
+        let kept = disc.dir.path().join("inputs").join(&entry.sha256);
+        assert_eq!(fs::metadata(&kept).unwrap().len(), entry.size);
+        lock(&disc, &recipe, &Update::Missing).unwrap();
+        assert_eq!(server.requests(), ["/win.iso from 0"]);
+        let left: Vec<_> = fs::read_dir(disc.dir.path().join("inputs")).unwrap().collect();
+        assert_eq!(left.len(), 1, "{left:?}");
     }
 
     #[test]

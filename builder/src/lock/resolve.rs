@@ -293,11 +293,12 @@ fn resolve_input(
     Ok(InputLock { source: input.written.clone(), sha256: sum.sha256, size: sum.size, facts, media })
 }
 
-/// Fetches `url` into the folder of inputs, under its SHA-256.
-fn keep(url: &str, tools: &Tools) -> Result<PathBuf, FetchError> {
+/// Fetches `url` into the folder of inputs, under its SHA-256, which is remembered.
+fn keep(url: &str, tools: &mut Tools) -> Result<PathBuf, FetchError> {
     use std::os::unix::fs::PermissionsExt;
+    let inputs = tools.inputs.clone();
     let cannot = |error: std::io::Error| {
-        FetchError::Failed(format!("failed to keep {url} in {}: {error}", tools.inputs.display()))
+        FetchError::Failed(format!("failed to keep {url} in {}: {error}", inputs.display()))
     };
     fs::create_dir_all(&tools.inputs).map_err(cannot)?;
     let aside = tempfile::Builder::new().prefix(".fetching-").tempdir_in(&tools.inputs).map_err(cannot)?;
@@ -314,8 +315,9 @@ fn keep(url: &str, tools: &Tools) -> Result<PathBuf, FetchError> {
     let mut open = fs::File::open(&file).map_err(cannot)?;
     let sha256 = super::hashes::sha256_of(&mut open).map_err(cannot)?;
     open.sync_all().map_err(cannot)?;
-    let kept: PathBuf = Path::new(&tools.inputs).join(sha256);
+    let kept: PathBuf = Path::new(&tools.inputs).join(&sha256);
     fs::rename(&file, &kept).map_err(cannot)?;
+    tools.hashes.learn(&kept, &sha256).map_err(cannot)?;
     Ok(kept)
 }
 

@@ -8,16 +8,16 @@ use std::thread;
 use super::*;
 
 /// What a request gets: written as it is.
-type Answers = dyn Fn(&str, Option<u64>) -> Vec<u8> + Send + Sync;
+pub(in crate::lock) type Answers = dyn Fn(&str, Option<u64>) -> Vec<u8> + Send + Sync;
 
 /// A server for one test; its threads end with the process.
-struct Server {
+pub(in crate::lock) struct Server {
     port: u16,
     requests: Arc<Mutex<Vec<String>>>,
 }
 
 impl Server {
-    fn new(answers: Box<Answers>) -> Self {
+    pub(in crate::lock) fn new(answers: Box<Answers>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let requests = Arc::new(Mutex::new(Vec::new()));
@@ -30,11 +30,11 @@ impl Server {
         Self { port, requests }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub(in crate::lock) fn url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.port)
     }
 
-    fn requests(&self) -> Vec<String> {
+    pub(in crate::lock) fn requests(&self) -> Vec<String> {
         self.requests.lock().unwrap().clone()
     }
 }
@@ -52,7 +52,7 @@ fn answer(mut stream: TcpStream, seen: &Mutex<Vec<String>>, answers: &Answers) -
     stream.write_all(&answers(&path, from))
 }
 
-fn reply(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
+pub(in crate::lock) fn reply(status: &str, headers: &str, body: &[u8]) -> Vec<u8> {
     let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\n{headers}\r\n");
     [head.as_bytes(), body].concat()
 }

@@ -40,15 +40,11 @@ fn complaint(text: &str, sets: &[&str]) -> String {
 /// Without the temporary folder's name.
 fn plain(problems: &Problems) -> String {
     let text = problems.to_string();
-    let lines = text.lines().map(|line| {
-        line.rsplit_once('/').map_or(
-            line,
-            |(before, after)| {
-                if before.starts_with("/") { after } else { line }
-            },
-        )
-    });
-    lines.collect::<Vec<_>>().join("\n")
+    let line = |line: &str| match line.find("/player.toml:") {
+        Some(at) => line[at + 1..].to_owned(),
+        None => line.to_owned(),
+    };
+    text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
 pub(super) fn media(product: &str, build: u32, language: &str, editions: &[(&str, &str)]) -> Media {
@@ -253,6 +249,21 @@ fn names_that_windows_does_not_take() {
 fn keys_of_windows_are_refused_in_a_linux_recipe() {
     let text = "[guest]\nos = 'debian12'\nedition = 'Professional'\nhostname = 'x'\n[machine]\ntpm = true\nfirmware = 'uefi-secure'\ndisk-bus = 'nvme'\n[remote]\nrdp = true\n[updates]\nsystem = 'all'\n";
     insta::assert_snapshot!(complaint(text, &[]));
+}
+
+#[test]
+fn paths_in_the_guest_are_of_its_kind() {
+    let step = |to: &str| {
+        format!(
+            "\n[[step]]\ncopy = {{ from = 'x', to = '{to}' }}\n[[step]]\nwait-for = {{ file = '{to}' }}\n"
+        )
+    };
+    load(&format!("{PLAYER}{}", step("C:\\Games\\x")), &[]).unwrap_or_else(|p| panic!("{p}"));
+    let linux = "guest.os = 'debian12'".to_owned();
+    load(&format!("{linux}{}", step("/opt/x")), &[]).unwrap_or_else(|p| panic!("{p}"));
+    let wrong =
+        [complaint(&format!("{PLAYER}{}", step("/opt/x")), &[]), complaint(&(linux + &step("C:\\x")), &[])];
+    insta::assert_snapshot!(wrong.join("\n"));
 }
 
 /// The text of every element called `name`, as a reader of XML finds it.

@@ -31,8 +31,9 @@ pub(super) fn recipe(
     defaults: &Defaults,
     problems: &mut Problems,
 ) -> Option<Recipe> {
-    let mut rules = Rules { problems, defaults, file: path };
     let root = At { table: tree, path: String::new(), place: Some(Place::whole(path)) };
+    let windows = Release::of(root.child("guest")?.text("os")).is_some();
+    let mut rules = Rules { problems, defaults, file: path, windows };
     let name = rules.name(&root);
     let machine = rules.machine(&root.child("machine")?)?;
     let guest = rules.guest(&root, &root.child("guest")?, &machine);
@@ -177,6 +178,8 @@ pub(super) struct Rules<'a> {
     problems: &'a mut Problems,
     defaults: &'a Defaults,
     file: &'a Path,
+    /// The guest is a Windows: its paths begin with a drive.
+    windows: bool,
 }
 
 impl Rules<'_> {
@@ -386,6 +389,7 @@ impl Rules<'_> {
             self.push(problem.fix("add to = \"/…\""));
             return None;
         };
+        self.guest_path(at, "to", &to);
         Some(FileAsk {
             from,
             to,
@@ -393,6 +397,19 @@ impl Rules<'_> {
             owner: at.text("owner").to_owned(),
             spot: at.spot(key),
         })
+    }
+
+    /// A path of the other kind of system leads nowhere.
+    fn guest_path(&mut self, at: &At<'_>, key: &str, path: &str) {
+        if path.starts_with('/') == self.windows {
+            let (what, like) = match self.windows {
+                true => ("a Windows path begins with a drive", "C:\\Games"),
+                false => ("a path in this guest begins with '/'", "/opt/games"),
+            };
+            self.push(
+                at.spot(key).problem(Kind::BadValue, what).fix(format!("write a path such as '{like}'")),
+            );
+        }
     }
 
     fn inputs(&mut self, root: &At<'_>) -> BTreeMap<String, Input> {
@@ -518,7 +535,11 @@ impl Rules<'_> {
 
     fn awaited(&mut self, at: &At<'_>, guest: &Option<Guest>) -> Option<Awaited> {
         Some(match self.one_of(at, &["file", "unit", "run"], "what is awaited")? {
-            "file" => Awaited::File(at.owned("file")?),
+            "file" => {
+                let path = at.owned("file")?;
+                self.guest_path(at, "file", &path);
+                Awaited::File(path)
+            }
             "unit" => {
                 if guest.as_ref().is_some_and(|guest| guest.init == Init::Lean) {
                     let problem = at.spot("unit").problem(Kind::Conflict, "a lean guest has no units");

@@ -1,5 +1,6 @@
 //! `ci/bench`: figures as ratios against a named peer, measured in the same run in alternation.
 
+mod driver;
 mod media;
 
 use crate::binaries::{self, Binaries};
@@ -21,7 +22,7 @@ const RECIPE: &str = "recipes/lab-guest.toml";
 pub(crate) struct Options {
     #[command(flatten)]
     install: Install,
-    /// Only these figures; may be given again (build, spawn, gpus, media, setup-disk, memory, image, demo)
+    /// Only these figures; may be given again (build, spawn, gpus, media, setup-disk, memory, driver, image, demo)
     #[arg(long, value_name = "FIGURE")]
     only: Vec<String>,
     /// Measure the warm demo too (minutes)
@@ -64,6 +65,7 @@ const FIGURES: &[Row] = &[
     ("media", media::inspect),
     ("setup-disk", media::setup_disk),
     ("memory", memory),
+    ("driver", driver::driver),
     ("image", image),
     ("demo", demo),
 ];

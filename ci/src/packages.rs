@@ -100,7 +100,7 @@ pub(crate) const PACKAGES: &[Package] = &[
     package(Tier::Test, "wine64", "runs no43-guest.exe (103 MB with its libraries)"),
     package(Tier::Test, "wine", "the command wine"),
     package(Tier::Test, "wixl", "makes a small Windows Installer package to install under Wine"),
-    package(Tier::Bench, "7zip", "the peer of the media inspection"),
+    package(Tier::Bench, "7zip", "7zz: the peer of looking into discs and driver packages"),
     package(Tier::Bench, "time", "largest resident memory of a process"),
 ];
 

@@ -75,7 +75,7 @@ impl<'a> Wine<'a> {
     }
 
     /// Lets a drive (`f:`) be a folder of this machine.
-    fn map_drive(&self, name: &str, target: &Path) -> Result<()> {
+    pub fn map_drive(&self, name: &str, target: &Path) -> Result<()> {
         let link = self.prefix.join("dosdevices").join(name);
         let _ = std::fs::remove_file(&link); // of the case before
         std::os::unix::fs::symlink(target, &link).with_context(|| format!("failed to map {name}"))

@@ -204,16 +204,24 @@ fn power_cut(scene: &Scene) -> Result<()> {
         vec![
             registry("before", RegistryValue::Dword(1)),
             command("long", &["cmd.exe", "/c", r"if exist F:\powered (exit 0) else (ping -n 100 127.0.0.1)"]),
+            Action::new("copy", Task::Copy { from: "source".into(), to: r"C:\copied".into() }),
             registry("after", RegistryValue::Dword(1)),
         ],
     );
     disk(scene, &plan)?;
-    let mut running = wine.start_guest(SETUP)?;
+    fs::rename(scene.work().join("disk/plan.json"), scene.work().join("disk/another name.json"))?;
+    scene.write("disk/source", "content")?;
+    let words: Vec<_> = SETUP.iter().map(|word| word.replace("plan.json", "another name.json")).collect();
+    let mut running = wine.start_guest(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
     running.wait_until("the long action begins", 60, |r| r.stderr().contains(r#""begun","action":1"#))?;
     running.signal(Signal::KILL)?;
     wine.cut_power()?;
     drop(running);
     scene.write("powered", "")?;
+    // The set-up disk has another letter now.
+    fs::create_dir(scene.work().join("g"))?;
+    fs::rename(scene.work().join("disk"), scene.work().join("g/disk"))?;
+    wine.map_drive("g:", &scene.work().join("g"))?;
     // Wine's services start with the first program, as Windows' own do with the machine.
     wine.wine(["cmd", "/c", "exit"]).ok()?;
     let finished = || events(scene).is_ok_and(|e| e.iter().any(|e| matches!(e.what, What::Finished { .. })));

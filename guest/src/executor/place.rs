@@ -4,11 +4,15 @@ use std::ffi::OsStr;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use no43_guest::setup::PLACEHOLDERS;
 use no43_guest::setup::event::Cause;
 
 use super::Failure;
+
+/// How long a USB disk may take to appear after Windows has started; it was not measured on a real one.
+const DISK_LIMIT: Duration = Duration::from_secs(60);
 
 /// The folders that a plan works with.
 #[derive(Debug, Clone)]
@@ -28,14 +32,18 @@ impl Place {
         &self.state
     }
 
-    /// The disk may have another letter after a restart: then it is the one on which the plan file lies.
+    /// The disk may have another letter after a restart: then it is the one on which the plan file lies. A service
+    /// may start before it has any, so a disk that is not there is waited for, at most [`DISK_LIMIT`].
     pub(super) fn find_media(mut self, file: &OsStr, plan: &[u8]) -> Self {
         let is_it = |folder: &Path| fs::read(folder.join(file)).is_ok_and(|bytes| bytes == plan);
-        if cfg!(windows) && !is_it(&self.media) {
-            let below: PathBuf = self.media.components().skip(1).collect(); // without the letter
+        let below: PathBuf = self.media.components().skip(1).collect(); // without the letter
+        let end = Instant::now() + DISK_LIMIT;
+        while cfg!(windows) && !is_it(&self.media) {
             let mut others = ('C'..='Z').map(|letter| Path::new(&format!("{letter}:")).join(&below));
-            if let Some(found) = others.find(|folder| is_it(folder)) {
-                self.media = found;
+            match others.find(|folder| is_it(folder)) {
+                Some(found) => self.media = found,
+                None if Instant::now() >= end => break, // whoever needs a source says that it is not there
+                None => std::thread::sleep(Duration::from_millis(500)),
             }
         }
         self

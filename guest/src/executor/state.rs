@@ -37,6 +37,8 @@ pub(super) struct State {
     pub(super) finished: Option<Finish>,
     /// Folder of the plan on the set-up disk when it was last seen.
     pub(super) media: PathBuf,
+    /// Name of the plan file in it.
+    pub(super) plan_file: String,
 }
 
 /// An action that has begun and not ended.
@@ -88,6 +90,7 @@ pub(super) fn begin(request: &Request) -> Result<(SetupPlan, Place, State), Fail
                 return Err(Failure::new(Cause::Plan, text));
             }
             state.media = folder(path)?;
+            state.plan_file = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             write_whole(&dir.join(PLAN), &given)?;
             given
         }
@@ -100,8 +103,8 @@ pub(super) fn begin(request: &Request) -> Result<(SetupPlan, Place, State), Fail
     let plan = SetupPlan::parse(&bytes).map_err(|error| Failure::new(Cause::Plan, error.to_string()))?;
     state.runs += 1;
     state.save(dir)?;
-    let file = request.plan.as_ref().and_then(|path| path.file_name()).unwrap_or(PLAN.as_ref()).to_owned();
-    let place = Place::new(dir, &state.media, request.drive_c.clone()).find_media(&file, &bytes);
+    let place =
+        Place::new(dir, &state.media, request.drive_c.clone()).find_media(state.plan_file.as_ref(), &bytes);
     Ok((plan, place, state))
 }
 

@@ -41,11 +41,13 @@ const ANSWER_FILES: &[&str] = &[
 pub(crate) struct Windows {
     state: PathBuf,
     channels: Vec<PathBuf>,
+    /// The service was registered in this run.
+    registered: bool,
 }
 
 impl Windows {
     pub(crate) fn new(state: &Path, channels: &[PathBuf]) -> Self {
-        Self { state: state.to_owned(), channels: channels.to_vec() }
+        Self { state: state.to_owned(), channels: channels.to_vec(), registered: false }
     }
 }
 
@@ -122,13 +124,18 @@ impl Actor for Windows {
 
     /// The program copies itself to where it stays, because the set-up disk may be gone after a restart.
     fn stay(&mut self, _: &Place) -> Result<(), Failure> {
+        if self.registered {
+            return Ok(());
+        }
         let own = std::env::current_exe().map_err(|error| Failure::io("the program's own path", &error))?;
         let program = Path::new(WINDOWS_PROGRAM);
-        if own != program && !same_size(&own, program) {
+        if own != program && !same_bytes(&own, program) {
             files::copy(&own, program)?;
         }
         service::register(program, &self.state, &self.channels)
-            .map_err(|error| Failure::io("the service no43-setup, which goes on after a restart", &error))
+            .map_err(|error| Failure::io("the service no43-setup, which goes on after a restart", &error))?;
+        self.registered = true;
+        Ok(())
     }
 
     fn leave(&mut self) -> Result<(), Failure> {
@@ -153,9 +160,8 @@ impl Actor for Windows {
     }
 }
 
-fn same_size(a: &Path, b: &Path) -> bool {
-    let length = |path: &Path| fs::metadata(path).map(|meta| meta.len()).ok();
-    length(a).is_some() && length(a) == length(b)
+fn same_bytes(a: &Path, b: &Path) -> bool {
+    fs::read(a).is_ok_and(|a| fs::read(b).is_ok_and(|b| a == b))
 }
 
 fn done(result: io::Result<()>, what: impl std::fmt::Display) -> Result<Done, Failure> {

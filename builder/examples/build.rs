@@ -26,6 +26,8 @@ fn main() -> Result<(), Box<dyn Error>> {
         guest_program: guest_program.clone(),
         qemu: "qemu-system-x86_64".into(),
         accel: Accel::Tcg,
+        patience: 1.0,
+        keep_on_failure: false,
         cancel: None,
     };
     let started = Instant::now();

@@ -15,9 +15,11 @@ use std::{io, process};
 use no43_machine::Accel;
 
 use crate::image::{self, BootKind, Image, Manifest, Provenance};
+use crate::install::InstallError;
 use crate::key::Key;
 use crate::plan::{Boot, DebianBase, LayerPlan, LayerWhat, Plan, StepPlan};
 use crate::store::{Staging, Store, StoreError, hash_file};
+use crate::windows::{self, Sealed};
 use crate::{debian, step};
 
 /// What a build needs beside the plan and the store.
@@ -29,6 +31,10 @@ pub struct Options {
     pub qemu: PathBuf,
     /// What runs the machine of a step.
     pub accel: Accel,
+    /// Multiplies the deadlines of an installation; 1 is for KVM and an SSD.
+    pub patience: f64,
+    /// An installation that fails leaves its machine running, until the next build.
+    pub keep_on_failure: bool,
     /// Set to true, the build stops at the next moment and publishes nothing more.
     pub cancel: Option<Arc<AtomicBool>>,
 }
@@ -151,6 +157,12 @@ pub enum BuildError {
         step: String,
         /// How.
         source: Box<step::StepError>,
+    },
+    /// An unattended installation failed.
+    #[error("{source}")]
+    Install {
+        /// Phase, cause and what was seen.
+        source: Box<InstallError>,
     },
     /// The caller asked to stop.
     #[error("stopped; finished layers stay in the store, the next build goes on from there")]
@@ -285,6 +297,8 @@ fn needed(layer: &LayerPlan) -> u64 {
             let system = if base.boot == Boot::Disk { 2500 } else { 2000 };
             (system + 30 * base.packages.len() as u64) * MIB
         }
+        // What the image says of itself, unpacked, beside page file and logs.
+        LayerWhat::Windows(base) => base.image_bytes + 3000 * MIB,
         LayerWhat::Step(StepPlan::Install { packages, .. }) => (300 + 200 * packages.len() as u64) * MIB,
         LayerWhat::Step(StepPlan::Copy { files }) => 300 * MIB + 2 * files.len() as u64 * MIB,
         LayerWhat::Step(_) => 500 * MIB,
@@ -348,7 +362,11 @@ fn make(
         }
         Err(error) => {
             keep_log(&log_path, &store.failed_log(&layer.key));
-            Err(context.explain(error))
+            let error = context.explain(error);
+            if options.keep_on_failure && matches!(error, BuildError::Install { .. }) {
+                staging.leave();
+            }
+            Err(error)
         }
     }
 }
@@ -364,6 +382,7 @@ fn make_and_publish(
     let started = Instant::now();
     let mut made = match (&layer.what, below) {
         (LayerWhat::Debian(base), _) => debian::build(base, &layer.key, staging, context)?,
+        (LayerWhat::Windows(base), _) => windows::build(base, layer, plan, staging, context)?,
         (LayerWhat::Step(step), Some(below)) => step::build(step, layer, plan, below, staging, context)?,
         (LayerWhat::Step(_), None) => {
             return Err(BuildError::Recipe("step: there is no base layer below it".to_owned()));
@@ -385,6 +404,7 @@ fn make_and_publish(
         inputs: layer.inputs.clone(),
         boot: made.boot,
         provenance,
+        sealed: made.sealed,
         files: Vec::new(),
     };
     Ok((made.files, manifest))
@@ -396,6 +416,8 @@ pub(crate) struct Made {
     pub(crate) files: Vec<&'static str>,
     pub(crate) boot: BootKind,
     pub(crate) provenance: Provenance,
+    /// Of an image with UEFI variables and TPM.
+    pub(crate) sealed: Option<Sealed>,
 }
 
 fn keys(plan: &Plan) -> Vec<Key> {

@@ -106,7 +106,7 @@ pub(crate) fn build(
         packages,
         ..Provenance::default()
     };
-    Ok(Made { files, boot, provenance })
+    Ok(Made { files, boot, provenance, sealed: None })
 }
 
 /// Removes a tree whose files belong to subordinate user ids, as only root of that namespace can.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::key::Key;
+use crate::windows::Sealed;
 
 /// The manifest's format; a reader refuses a newer one.
 pub const FORMAT: u32 = 1;
@@ -86,6 +87,9 @@ pub struct Manifest {
     pub boot: BootKind,
     /// Where it comes from.
     pub provenance: Provenance,
+    /// Of an image that was installed by UEFI: what every start gets a copy of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sealed: Option<Sealed>,
     /// Every file beside the manifest.
     pub files: Vec<FileFact>,
 }

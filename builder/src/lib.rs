@@ -23,3 +23,4 @@ pub mod secret;
 pub mod setup_disk;
 pub mod step;
 pub mod store;
+pub mod windows;

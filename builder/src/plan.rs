@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::key::Key;
+use crate::windows::WindowsBase;
 
 pub use devices::{AudioPlan, DevicesPlan, DiskPlan, ForwardPlan, SharePlan, UsbPlan};
 pub use gather::{Facts, FoundFile, HostCard, HostFacts, gather};
@@ -128,10 +129,11 @@ pub struct LayerPlan {
 /// How a layer is made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[expect(clippy::large_enum_variant, reason = "a plan has one base and a handful of steps")]
 pub enum LayerWhat {
     /// A Debian system from packages, onto an empty disk.
     Debian(DebianBase),
+    /// A Windows, installed from its original medium onto an empty disk.
+    Windows(WindowsBase),
     /// A step in the running machine, onto the layer below.
     Step(StepPlan),
 }
@@ -442,6 +444,12 @@ impl Plan {
     pub fn first_rebuilt(&self, exists: impl Fn(&Key) -> bool) -> Option<&LayerPlan> {
         let built = self.layers.iter().rposition(|layer| exists(&layer.key));
         self.layers.get(built.map_or(0, |at| at + 1))
+    }
+
+    /// Its base is installed in a machine, from a medium.
+    #[must_use]
+    pub fn is_installed(&self) -> bool {
+        self.layers.iter().any(|layer| matches!(layer.what, LayerWhat::Windows(_)))
     }
 
     /// The key of the whole image: its topmost layer's.

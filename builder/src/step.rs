@@ -142,7 +142,7 @@ pub(crate) fn build(
         }
     }
     let provenance = Provenance { tools: versions(&context.options.qemu), ..Provenance::default() };
-    Ok(Made { files, boot: below.manifest.boot.clone(), provenance })
+    Ok(Made { files, boot: below.manifest.boot.clone(), provenance, sealed: None })
 }
 
 /// Ends the QEMU of a dead builder, if one runs in `dir`: its disk was never going to be anything.
@@ -439,7 +439,7 @@ fn same_file(from: &Path, to: &Path) -> Result<(), BuildError> {
 }
 
 /// Sockets need a short path, so the machine runs outside the store.
-fn run_dir(staging: &mut Staging) -> Result<PathBuf, BuildError> {
+pub(crate) fn run_dir(staging: &mut Staging) -> Result<PathBuf, BuildError> {
     let parent = std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
         .filter(|dir| dir.is_dir() && dir.as_os_str().len() < 60);
@@ -448,7 +448,7 @@ fn run_dir(staging: &mut Staging) -> Result<PathBuf, BuildError> {
     Ok(dir)
 }
 
-fn versions(qemu: &Path) -> std::collections::BTreeMap<String, String> {
+pub(crate) fn versions(qemu: &Path) -> std::collections::BTreeMap<String, String> {
     let output = Command::new(qemu).arg("--version").output().ok();
     let line =
         output.and_then(|output| String::from_utf8_lossy(&output.stdout).lines().next().map(str::to_owned));

@@ -12,7 +12,7 @@ use xshell::{Cmd, Shell, cmd};
 pub(crate) struct Options {
     #[command(flatten)]
     install: Install,
-    /// Only these stages; may be given again (fmt, clippy, unit, docs, nix, windows, cli, store, run, lab)
+    /// Only these stages; may be given again (fmt, clippy, unit, docs, nix, windows, cli, store, run, install, lab)
     #[arg(long, value_name = "STAGE")]
     only: Vec<String>,
     /// Run the long cases too
@@ -58,10 +58,11 @@ const STAGES: &[Stage] = &[
     Stage { name: "cli", commands: |sh, more| suite(sh, "cli", more) },
     Stage { name: "store", commands: |sh, more| suite(sh, "store", more) },
     Stage { name: "run", commands: |sh, more| suite(sh, "run", more) },
+    Stage { name: "install", commands: |sh, more| suite(sh, "install", more) },
     Stage { name: "lab", commands: |sh, more| suite(sh, "lab", more) },
 ];
 
-const SUITES: &[&str] = &["cli", "store", "run", "lab"];
+const SUITES: &[&str] = &["cli", "store", "run", "install", "lab"];
 
 fn suite<'a>(sh: &'a Shell, name: &str, more: &[String]) -> Vec<Cmd<'a>> {
     // The whole workspace is named, so that what the unit stage compiled is used: with one package other features are on.

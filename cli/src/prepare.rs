@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use no43_builder::build::{self, BuiltImage, Options, Progress};
+use no43_builder::guest_program;
 use no43_builder::image::Image;
 use no43_builder::lock::hashes::HashCache;
 use no43_builder::lock::{Lock, Tools, Update};
@@ -31,6 +32,19 @@ pub(crate) struct RecipeArgs {
     pub(crate) locked: bool,
 }
 
+/// What only an unattended installation asks for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    pub(crate) patience: f64,
+    pub(crate) keep_on_failure: bool,
+}
+
+impl Default for Manner {
+    fn default() -> Self {
+        Self { patience: 1.0, keep_on_failure: false }
+    }
+}
+
 /// A recipe, resolved as far as this host can.
 pub(crate) struct Prepared {
     pub(crate) plan: Plan,
@@ -44,7 +58,10 @@ pub(crate) fn prepare(args: &RecipeArgs, context: &Context) -> Result<Prepared, 
     let resolved = load(args)?;
     let mut hashes = hashes(&store);
     let lock = locked(&resolved, args.locked, &store)?;
-    let guest_program = guest_program();
+    let guest_program = match resolved.recipe.guest.windows {
+        Some(_) => windows_guest_program()?,
+        None => guest_program(),
+    };
     let mut facts = plan::gather(&resolved, &lock, &guest_program, &inputs(&store), &mut hashes)
         .or_exit(exit_codes::INPUT)?;
     hashes.save();
@@ -97,6 +114,15 @@ pub(crate) fn guest_program() -> PathBuf {
     std::env::var_os("NO43_GUEST").filter(|value| !value.is_empty()).map_or_else(beside, PathBuf::from)
 }
 
+/// The guest program for Windows guests: `$NO43_GUEST_WINDOWS`, else `no43-guest.exe` beside this executable.
+fn windows_guest_program() -> Result<PathBuf, Failure> {
+    let named =
+        std::env::var_os(guest_program::VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let exe = std::env::current_exe().unwrap_or_default();
+    let found = guest_program::windows(named.as_deref(), exe.parent().unwrap_or(Path::new(".")));
+    found.map(|program| program.path).or_exit(exit_codes::INPUT)
+}
+
 /// What this host could lend; nothing where it cannot be looked at.
 fn host_facts() -> Option<HostFacts> {
     let roots = Roots::real();
@@ -126,16 +152,24 @@ impl Prepared {
 
     /// Builds what is missing. An unchanged plan is a look-up: no KVM probe, no VM.
     pub(crate) fn build(&self, stop: &Stop) -> Result<BuiltImage, Failure> {
+        self.build_in(Manner::default(), stop)
+    }
+
+    /// The same, with what only an installation asks for.
+    pub(crate) fn build_in(&self, manner: Manner, stop: &Stop) -> Result<BuiltImage, Failure> {
         let mut options = Options {
             guest_program: self.guest_program.clone(),
             qemu: "qemu-system-x86_64".into(),
             accel: no43_machine::Accel::Tcg,
+            patience: manner.patience,
+            keep_on_failure: manner.keep_on_failure,
             cancel: Some(stop.flag()),
         };
         if self.built()?.is_none() {
             let (chosen, warning) = accel::choose(&kvm::probe());
             options.accel = chosen;
-            if let Some(warning) = warning.filter(|_| self.plan.layers.len() > 1) {
+            if let Some(warning) = warning.filter(|_| self.plan.layers.len() > 1 || self.plan.is_installed())
+            {
                 eprintln!("  note     {warning}");
             }
         }

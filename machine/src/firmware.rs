@@ -79,7 +79,15 @@ pub enum FirmwareError {
 /// # Errors
 /// [`FirmwareError::NotFound`]. Descriptors that cannot be understood are passed over: they may be newer than this program.
 pub fn find(wanted: Wanted, machine_type: &str) -> Result<Found, FirmwareError> {
-    find_in(&DESCRIPTOR_DIRS.map(PathBuf::from), wanted, machine_type)
+    let dirs: Vec<PathBuf> = own_dir().into_iter().chain(DESCRIPTOR_DIRS.map(PathBuf::from)).collect();
+    find_in(&dirs, wanted, machine_type)
+}
+
+/// The person's own descriptors come first, as QEMU's `docs/interop/firmware.json` says.
+fn own_dir() -> Option<PathBuf> {
+    let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let config = absolute("XDG_CONFIG_HOME").or_else(|| Some(absolute("HOME")?.join(".config")))?;
+    Some(config.join("qemu/firmware"))
 }
 
 fn find_in(dirs: &[PathBuf], wanted: Wanted, machine_type: &str) -> Result<Found, FirmwareError> {

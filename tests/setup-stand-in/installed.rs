@@ -59,6 +59,7 @@ pub(crate) fn run(options: &Options) -> ! {
         show("no system disk");
         machine::stand_still();
     }
+    machine::name_ports();
     match State::read() {
         Some(State::Complete) => live(options),
         Some(state) => {

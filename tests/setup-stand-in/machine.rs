@@ -50,6 +50,18 @@ pub(crate) fn load_modules(group: &str) {
     }
 }
 
+/// `/dev/virtio-ports/<name>`, which elsewhere udev makes.
+pub(crate) fn name_ports() {
+    let _ = fs::create_dir_all("/dev/virtio-ports");
+    for port in fs::read_dir("/sys/class/virtio-ports").into_iter().flatten().flatten() {
+        let name = fs::read_to_string(port.path().join("name")).unwrap_or_default();
+        if !name.trim().is_empty() && !name.contains('/') {
+            let device = Path::new("/dev").join(port.file_name());
+            let _ = std::os::unix::fs::symlink(device, Path::new("/dev/virtio-ports").join(name.trim()));
+        }
+    }
+}
+
 /// Mounts a device whose kind of file system is one of these.
 pub(crate) fn mount_as(device: &str, at: &str, kinds: &[(&str, &str)], read_only: bool) -> bool {
     let _ = fs::create_dir_all(at);

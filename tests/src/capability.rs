@@ -20,7 +20,7 @@ const fn row(name: &'static str, detect: fn() -> Result<(), Missing>) -> Capabil
     Capability { name, detect, seen: OnceLock::new() }
 }
 
-static TABLE: [Capability; 11] = [
+static TABLE: [Capability; 13] = [
     row("no43", || programs::no43().map(drop).map_err(|e| e.to_string())),
     row("lab", lab),
     row("kvm", kvm),
@@ -33,6 +33,8 @@ static TABLE: [Capability; 11] = [
     }),
     row("wine", wine),
     row("wixl", || met(runs("wixl", "--version"), "wixl is not here (package wixl)")),
+    row("stand-in", stand_in),
+    row("swtpm", || met(runs("swtpm", "--version"), "no virtual TPM here (package swtpm)")),
     row("soak", || met(std::env::var_os("NO43_SOAK").is_some(), "a long case: ci/test --soak")),
 ];
 
@@ -73,6 +75,22 @@ fn wine() -> Result<(), Missing> {
         runs("wine", "--version") && runs("wineserver", "--version"),
         "no wine here (packages wine and wine64)",
     )
+}
+
+/// What the medium of the stand-in for Windows Setup is made with, and what it runs on.
+fn stand_in() -> Result<(), Missing> {
+    lab()?;
+    met(Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").is_file(), "no UEFI firmware here (package ovmf)")?;
+    for (path, package) in [
+        ("/usr/bin/genisoimage", "genisoimage"),
+        ("/usr/sbin/qemu-ga", "qemu-guest-agent"),
+        ("/usr/bin/mcopy", "mtools"),
+        ("/usr/bin/sbsign", "sbsigntool"),
+        ("/bin/busybox", "busybox-static"),
+    ] {
+        met(Path::new(path).is_file(), &format!("{path} is not here (package {package})"))?;
+    }
+    Ok(())
 }
 
 /// `QEMU emulator version 10.0.2 (…)` → 10.

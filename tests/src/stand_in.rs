@@ -117,6 +117,11 @@ impl Payload {
         Ok(Self { dir })
     }
 
+    /// Removes it from the disk; for one that is kept in a static.
+    pub fn remove(&self) {
+        let _ = fs::remove_dir_all(self.dir.path());
+    }
+
     /// Writes the medium to `iso`.
     pub fn medium(&self, medium: &Medium, iso: &Path) -> Result<()> {
         let work = tempfile::Builder::new().prefix("n43-medium-").tempdir()?;

@@ -13,6 +13,7 @@ use crate::key::hex;
 use crate::lock::hashes::HashCache;
 use crate::lock::{Lock, input_path};
 use crate::recipe::{CopyFrom, FileAsk, Recipe, Resolved, StepAsk};
+use crate::windows::{self, WindowsFacts};
 use sha2::{Digest, Sha256};
 
 /// A folder with more files than this is a mistake, such as a home directory.
@@ -27,6 +28,8 @@ pub struct Facts {
     pub files: BTreeMap<PathBuf, Vec<FoundFile>>,
     /// Where each input's file is.
     pub inputs: BTreeMap<String, PathBuf>,
+    /// Of a Windows guest.
+    pub windows: Option<WindowsFacts>,
     /// What this host could lend, if it was looked at.
     pub host: Option<HostFacts>,
 }
@@ -105,6 +108,7 @@ pub fn gather(
             facts.inputs.insert(name.clone(), input_path(input, locked, inputs));
         }
     }
+    facts.windows = windows::plan::gather(&recipe.recipe, &facts.inputs, lock, hashes, &mut problems);
     match hashes.sum(guest_program) {
         Ok(sum) => facts.guest_program = sum.sha256,
         Err(error) => {

@@ -26,20 +26,16 @@ const PLAIN_HOST: (u32, u64) = (2, 2048);
 pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Problems> {
     let recipe = &resolved.recipe;
     crate::lock::check_media(resolved, lock)?;
-    if let Some(windows) = &recipe.guest.windows {
-        let problem =
-            windows.spots.os.problem(Kind::NotSupported, "this version plans no Windows guests yet");
-        return Err(problem.fix("no43 answer show prints its answer file").into());
-    }
     let mut notes = Vec::new();
     let machine = machine(&recipe.machine, facts.host.as_ref(), &mut notes);
-    let base = base(recipe, lock, facts)?;
-    if !base.sources.iter().any(|source| source.suite.ends_with("-security")) {
-        let note =
-            format!("no archive with security updates of {} is locked: the guest has none", base.suite);
-        notes.push(note);
-    }
-    let mut layers = vec![base_layer(base)];
+    let base = match crate::windows::plan::base_layer(resolved, lock, facts)? {
+        Some(windows) => {
+            refuse_steps(&recipe.steps)?;
+            windows
+        }
+        None => debian_layer(recipe, lock, facts, &mut notes)?,
+    };
+    let mut layers = vec![base];
     for step in &recipe.steps {
         let layer = step_layer(step, layers.last(), &recipe.machine, lock, resolved, facts)?;
         layers.push(layer);
@@ -61,6 +57,28 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
         devices: recipe.devices.clone(),
         notes,
     })
+}
+
+fn debian_layer(
+    recipe: &Recipe,
+    lock: &Lock,
+    facts: &Facts,
+    notes: &mut Vec<String>,
+) -> Result<LayerPlan, Problems> {
+    let base = base(recipe, lock, facts)?;
+    if !base.sources.iter().any(|source| source.suite.ends_with("-security")) {
+        let note =
+            format!("no archive with security updates of {} is locked: the guest has none", base.suite);
+        notes.push(note);
+    }
+    Ok(base_layer(base))
+}
+
+/// Steps are carried out by a shell and a package manager, which Windows does not have.
+fn refuse_steps(steps: &[Step]) -> Result<(), Problem> {
+    let Some(step) = steps.first() else { return Ok(()) };
+    let what = format!("this version makes no steps in Windows guests (step '{}')", step.name);
+    Err(Problem::new(Kind::NotSupported, "step", what).fix("take the step out"))
 }
 
 fn machine(ask: &MachineAsk, host: Option<&HostFacts>, notes: &mut Vec<String>) -> MachinePlan {

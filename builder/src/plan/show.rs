@@ -6,6 +6,7 @@ use super::{Boot, Init};
 use super::{CardWish, ChecksPlan, DebianBase, Firmware, LayerWhat, Lifecycle, NetworkPlan, Plan, StepPlan};
 use crate::key::Key;
 use crate::recipe::units::show_size;
+use crate::windows::WindowsBase;
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -80,6 +81,7 @@ fn cut(text: &str, width: usize) -> String {
 fn what(what: &LayerWhat) -> String {
     let text = match what {
         LayerWhat::Debian(base) => debian(base),
+        LayerWhat::Windows(base) => windows(base),
         LayerWhat::Step(StepPlan::Run { argv, .. }) => format!("run {}", argv.join(" ")),
         LayerWhat::Step(StepPlan::Copy { files }) => match &files[..] {
             [one] => format!("copy to {}", one.to),
@@ -90,6 +92,11 @@ fn what(what: &LayerWhat) -> String {
         LayerWhat::Step(StepPlan::WaitFor { what, .. }) => format!("wait for {what:?}"),
     };
     cut(&text.replace(char::is_control, " "), 60)
+}
+
+fn windows(base: &WindowsBase) -> String {
+    let drivers = base.virtio.as_ref().map_or(0, |virtio| virtio.in_setup.len() + virtio.later.len());
+    format!("{}, {drivers} drivers, {} set-up actions", base.title, base.setup.actions.len())
 }
 
 fn debian(base: &DebianBase) -> String {

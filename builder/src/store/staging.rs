@@ -192,6 +192,11 @@ impl Staging {
         Ok(Image { dir, manifest })
     }
 
+    /// Leaves everything as it is: the next build sweeps it away, with the machine that may still run in it.
+    pub(crate) fn leave(self) {
+        std::mem::forget(self);
+    }
+
     fn keep_only(&self, names: &[&str]) -> Result<(), StoreError> {
         for name in names_in(&self.dir)?.iter().filter(|name| !names.contains(&name.as_str())) {
             let path = self.dir.join(name);

@@ -22,6 +22,7 @@ fn manifest(key: &Key, parent: Option<&Key>, created: &str) -> Manifest {
         recipe: "demo".into(),
         inputs: json!({}),
         boot: BootKind::Disk,
+        sealed: None,
         provenance: Provenance { created: created.into(), ..Provenance::default() },
         files: Vec::new(),
     }

@@ -32,6 +32,7 @@ fn image(store: &Store, name: &str, contents: &[u8]) -> Image {
         recipe: name.into(),
         inputs: json!({}),
         boot: BootKind::Disk,
+        sealed: None,
         provenance: Provenance::default(),
         files: vec![FileFact { name: "disk.qcow2".into(), bytes, sha256 }],
     };

@@ -65,6 +65,7 @@ fn image(dir: &Path) -> Image {
         recipe: "lab-guest".into(),
         inputs: serde_json::Value::Null,
         boot: BootKind::Disk,
+        sealed: None,
         provenance: Provenance::default(),
         files: Vec::new(),
     };

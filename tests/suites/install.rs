@@ -1,0 +1,345 @@
+//! A whole unattended installation, driven by `no43 build` against the stand-in for Windows Setup (`setup-stand-in/`), and
+//! its faults, each of which must be named rightly. No Windows is involved; README.md there says what is real.
+
+use anyhow::{Context, Result, ensure};
+use no43_harness::exit_codes as code;
+use no43_tests::expect::{at, full_file, listing};
+use no43_tests::stand_in::{Medium, Payload};
+use no43_tests::suite::{Case, Images, Order};
+use no43_tests::{Run, Scene};
+use serde_json::Value;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::sync::OnceLock;
+use std::time::Instant;
+
+fn main() -> ExitCode {
+    let code = no43_tests::suite::main(CASES, Order::Serial, Images::Own);
+    if let Some(Ok(payload)) = PAYLOAD.get() {
+        payload.remove(); // a static is never dropped
+    }
+    code
+}
+
+const NEEDS: &[&str] = &["no43", "stand-in"];
+const NEEDS_TPM: &[&str] = &["no43", "stand-in", "swtpm"];
+const SOAK: &[&str] = &["no43", "stand-in", "soak"];
+
+static CASES: &[Case] = &[
+    Case::new("a-windows-goes-from-recipe-to-sealed-image", whole).needs(NEEDS),
+    Case::new("french-with-elodie-secure-boot-and-tpm", french).needs(NEEDS_TPM),
+    Case::new("a-prompt-without-a-key-is-named", no_key).needs(NEEDS),
+    Case::new("a-medium-that-secure-boot-refuses-is-named", refused).needs(NEEDS),
+    Case::new("a-target-disk-that-setup-does-not-see-is-named", no_disk).needs(NEEDS),
+    Case::new("an-answer-file-that-setup-refuses-is-named", bad_answer).needs(NEEDS),
+    Case::new("a-target-disk-that-does-not-start-is-named", no_boot).needs(NEEDS),
+    Case::new("a-panic-is-named", panic).needs(NEEDS),
+    Case::new("a-hang-is-named-and-the-machine-can-be-kept", hang).needs(NEEDS),
+    Case::new("a-boot-loop-is-named", boot_loop).needs(SOAK),
+    Case::new("an-agent-that-stays-silent-is-named", agent_silent).needs(SOAK),
+];
+
+/// An installation takes 2 min on two cores without KVM; a busy machine four times that.
+const LIMIT: u64 = 600;
+
+static PAYLOAD: OnceLock<Result<Payload, String>> = OnceLock::new();
+
+/// Made once, from the person's own store.
+fn payload() -> Result<&'static Payload> {
+    let make = || Payload::make(&Scene::new("payload")?.with_shared_store());
+    let payload = PAYLOAD.get_or_init(|| make().map_err(|error| format!("{error:#}")));
+    payload.as_ref().map_err(|error| anyhow::anyhow!("failed to make the stand-in: {error}"))
+}
+
+/// Medium, drivers and recipe in the scene's work folder.
+fn prepare(scene: &Scene, medium: &Medium, recipe: &str) -> Result<()> {
+    payload()?.medium(medium, &scene.work().join("medium.iso"))?;
+    virtio_iso(scene)?;
+    scene.write("stand-in.toml", recipe)?;
+    Ok(())
+}
+
+fn recipe(language: &str, user: &str, machine: &str) -> String {
+    format!(
+        r#"
+name = "stand-in"
+
+[guest]
+os       = "windows10"
+edition  = "Professional"
+language = "{language}"
+timezone = "Europe/Paris"
+user     = {{ name = "{user}", password = {{ env = "STAND_IN_PASSWORD" }} }}
+
+[inputs]
+iso    = {{ path = "medium.iso" }}
+virtio = {{ path = "virtio.iso" }}
+
+[machine]
+cpus   = 2
+memory = "2 GiB"
+disk   = "32 GiB"
+{machine}
+"#
+    )
+}
+
+fn english() -> String {
+    recipe("en-US", "demo", "firmware = \"uefi\"")
+}
+
+/// The shape of a virtio-win ISO; the drivers in it are names only.
+fn virtio_iso(scene: &Scene) -> Result<()> {
+    let tree = scene.work().join("virtio");
+    for (driver, file, ids) in [
+        ("viostor", "viostor", "DEV_1001"),
+        ("vioserial", "vioser", "DEV_1003"),
+        ("NetKVM", "netkvm", "DEV_1000"),
+    ] {
+        let folder = tree.join(driver).join("w10/amd64");
+        fs::create_dir_all(&folder)?;
+        let inf = format!(
+            "[Version]\r\nClass=SCSIAdapter\r\n[Manufacturer]\r\n%V%=V,NTamd64\r\n[V.NTamd64]\r\n%D%=i, PCI\\VEN_1AF4&{ids}&SUBSYS_00021AF4&REV_00\r\n"
+        );
+        fs::write(folder.join(format!("{file}.inf")), inf)?;
+        fs::write(folder.join(format!("{file}.sys")), "no driver")?;
+    }
+    fs::create_dir_all(tree.join("guest-agent"))?;
+    fs::write(tree.join("guest-agent/qemu-ga-x86_64.msi"), "no installer")?;
+    let mut make = Command::new("genisoimage");
+    make.args(["-quiet", "-J", "-r", "-V", "virtio-win-0.1.285", "-o"])
+        .arg(scene.work().join("virtio.iso"))
+        .arg(&tree);
+    ensure!(make.status()?.success(), "genisoimage failed");
+    Ok(())
+}
+
+/// `no43` with a guest program for Windows: the real one where it is built, else a file that says that it is one. The stand-in
+/// runs the Linux build either way.
+fn no43(scene: &Scene, args: &[&str]) -> Result<Run> {
+    let program = scene.work().join("no43-guest.exe");
+    if !program.exists() {
+        match no43_tests::programs::windows_guest() {
+            Ok(built) => drop(fs::copy(built, &program)?),
+            Err(_) => {
+                fs::write(&program, format!("MZ {}", no43_guest::identity::TEXT.replace("linux", "windows")))?
+            }
+        }
+    }
+    Ok(scene
+        .no43(args)?
+        .env("NO43_GUEST_WINDOWS", &program)
+        .env("STAND_IN_PASSWORD", "correct horse é")
+        .limit(LIMIT))
+}
+
+fn image(scene: &Scene, built: &Value) -> Result<(std::path::PathBuf, Value)> {
+    let folder = Path::new(at(built, "/folder")?.as_str().context("no folder")?).to_path_buf();
+    ensure!(folder.starts_with(scene.store()), "the image is in another store");
+    let manifest = serde_json::from_slice(&fs::read(folder.join("manifest.json"))?)?;
+    Ok((folder, manifest))
+}
+
+/// Every phase, in order, with a time.
+fn all_phases(manifest: &Value) -> Result<String> {
+    let phases = at(manifest, "/sealed/phases")?.as_array().context("a list")?;
+    let of = |phase: &Value| {
+        format!(
+            "{} {:.1} s",
+            phase["phase"].as_str().unwrap_or("?"),
+            phase["ms"].as_f64().unwrap_or(0.0) / 1000.0
+        )
+    };
+    let text = phases.iter().map(of).collect::<Vec<_>>().join(", ");
+    let names: Vec<&str> = phases.iter().filter_map(|phase| phase["phase"].as_str()).collect();
+    let wanted = ["firmware", "boot-prompt", "copying", "specialize", "oobe", "first-logon", "agent", "seal"];
+    ensure!(names == wanted, "other phases: {text}");
+    Ok(text)
+}
+
+fn whole(scene: &Scene) -> Result<()> {
+    prepare(scene, &Medium::default(), &english())?;
+    let plan = no43(scene, &["plan", "stand-in.toml"])?.ok()?;
+    plan.must_say(&["windows10", "Windows 10 Pro en-US build 19045, 3 drivers", "to build"])?;
+    let built = no43(scene, &["--json", "build", "--patience", "3", "stand-in.toml"])?.ok()?;
+    let said = built.clone().must_say(&[
+        "firmware",
+        "copying files",
+        "specialize",
+        "oobe",
+        "first logon",
+        "refused, not done: guest agent",
+    ])?;
+    ensure!(!said.all().contains("correct horse"), "the recipe's password is shown");
+    let (folder, manifest) = image(scene, &built.json()?)?;
+    eprintln!("phases: {}", all_phases(&manifest)?);
+    for file in ["disk.qcow2", "vars.fd"] {
+        full_file(&folder.join(file))?;
+    }
+    ensure!(
+        at(&manifest, "/sealed/refused_actions")?.as_u64() > Some(0),
+        "the stand-in refuses what is Windows' own"
+    );
+    // The set-up disk holds this build's password, and COM1's log the guest's words: neither is part of an image.
+    let names: Vec<String> = listing(&folder)?.into_iter().map(|(name, _)| name).collect();
+    ensure!(names == ["build.log", "disk.qcow2", "manifest.json", "vars.fd"], "other files: {names:?}");
+    let again = Instant::now();
+    no43(scene, &["build", "stand-in.toml"])?.ok()?.must_say(&["is in the store"])?;
+    ensure!(again.elapsed().as_secs() < 10, "an unchanged build took {:?}", again.elapsed());
+    // Another password makes the same image: it is in no layer.
+    let other = english().replace("STAND_IN_PASSWORD", "ANOTHER");
+    scene.write("other.toml", &other)?;
+    no43(scene, &["plan", "other.toml"])?.ok()?.must_say(&["there"])?.must_not_say(&["to build"])?;
+    Ok(())
+}
+
+fn french(scene: &Scene) -> Result<()> {
+    snakeoil(scene)?;
+    let medium = Medium { language: "fr-FR", signed: true, ..Medium::default() };
+    prepare(scene, &medium, &recipe("fr-FR", "Élodie", "firmware = \"uefi-secure\"\ntpm = true"))?;
+    let built = no43(scene, &["--json", "build", "--patience", "3", "stand-in.toml"])?.ok()?;
+    let (folder, manifest) = image(scene, &built.json()?)?;
+    eprintln!("phases: {}", all_phases(&manifest)?);
+    for file in ["disk.qcow2", "vars.fd", "tpm2-00.permall"] {
+        full_file(&folder.join(file))?;
+    }
+    let disk = folder.join("disk.qcow2");
+    ensure!(on_disk(scene, &disk, "Users")?.contains("Élodie"), "no folder of Élodie on C:");
+    Ok(())
+}
+
+/// Firmware that trusts ovmf's snakeoil key, chosen as a person would: by a descriptor of one's own.
+fn snakeoil(scene: &Scene) -> Result<()> {
+    let flash = |name: &str| format!(r#"{{"filename": "/usr/share/OVMF/{name}", "format": "raw"}}"#);
+    let descriptor = format!(
+        r#"{{"description": "OVMF with the snakeoil key", "interface-types": ["uefi"],
+        "mapping": {{"device": "flash", "executable": {}, "nvram-template": {}}},
+        "targets": [{{"architecture": "x86_64", "machines": ["pc-q35-*"]}}],
+        "features": ["acpi-s3", "enrolled-keys", "requires-smm", "secure-boot", "verbose-dynamic"], "tags": []}}"#,
+        flash("OVMF_CODE_4M.secboot.fd"),
+        flash("OVMF_VARS_4M.snakeoil.fd")
+    );
+    scene.write("../home/.config/qemu/firmware/10-snakeoil.json", &descriptor)?;
+    Ok(())
+}
+
+/// Names in a folder of the stand-in's C:, which is FAT.
+fn on_disk(scene: &Scene, disk: &Path, folder: &str) -> Result<String> {
+    let raw = scene.work().join("disk.raw");
+    let convert = Command::new("qemu-img").args(["convert", "-O", "raw"]).args([disk, &raw]).status()?;
+    ensure!(convert.success(), "qemu-img convert failed");
+    // The third partition follows 1 MiB, an EFI partition of 260 MiB and 16 MiB.
+    let place = format!("{}@@{}", raw.display(), (1 + 260 + 16) << 20);
+    let listing = Command::new("mdir")
+        .env("LC_ALL", "C.UTF-8")
+        .args(["-b", "-i", &place, &format!("::{folder}")])
+        .output()?;
+    fs::remove_file(&raw)?;
+    Ok(String::from_utf8_lossy(&listing.stdout).into_owned())
+}
+
+/// Builds with a fault, and wants the phase and the cause in the error.
+fn fault(scene: &Scene, medium: &Medium, recipe: &str, options: &[&str], wanted: &[&str]) -> Result<()> {
+    prepare(scene, medium, recipe)?;
+    let args = [&["build", "stand-in.toml"], options].concat();
+    let seen = no43(scene, &args)?.done()?.must_exit(code::BUILD)?.must_say(wanted)?;
+    seen.clone().must_say(&["fix ", "Nothing was published"])?;
+    let line = seen
+        .stderr
+        .lines()
+        .find(|line| line.contains("failed in phase"))
+        .unwrap_or_default()
+        .trim()
+        .to_owned();
+    eprintln!("named: {line}");
+    let images = scene.store().join("images");
+    ensure!(listing(&images)?.is_empty(), "something was published");
+    let failed = listing(&scene.store().join("failed"))?;
+    ensure!(
+        failed.iter().any(|(name, size)| name.ends_with("com1.log") && *size > 0),
+        "no COM1 log was kept: {failed:?}"
+    );
+    Ok(())
+}
+
+fn playing(fault: &'static str) -> Medium {
+    Medium { fault, ..Medium::default() }
+}
+
+fn no_key(scene: &Scene) -> Result<()> {
+    fault(
+        scene,
+        &playing("no-key"),
+        &english(),
+        &[],
+        &["failed in phase \"boot prompt\"", "no boot key was taken", "Time out"],
+    )
+}
+
+/// Nothing is signed, and the firmware wants Microsoft's signature.
+fn refused(scene: &Scene) -> Result<()> {
+    let secure = recipe("en-US", "demo", "firmware = \"uefi-secure\"");
+    fault(
+        scene,
+        &Medium::default(),
+        &secure,
+        &[],
+        &["failed in phase \"firmware\"", "Secure Boot refuses this medium", "Access Denied"],
+    )
+}
+
+fn no_disk(scene: &Scene) -> Result<()> {
+    let wanted = [
+        "failed in phase \"copying files\"",
+        "cannot see the target disk",
+        "no storage controller driver loaded",
+        "machine.disk-bus",
+    ];
+    fault(scene, &playing("no-disk"), &english(), &[], &wanted)
+}
+
+fn bad_answer(scene: &Scene) -> Result<()> {
+    let wanted = ["failed in phase \"copying files\"", "refused the answer file", "could not be parsed"];
+    fault(scene, &playing("bad-answer"), &english(), &[], &wanted)
+}
+
+fn no_boot(scene: &Scene) -> Result<()> {
+    let wanted = ["failed in phase \"specialize\"", "the target disk does not start", "no43-media"];
+    fault(scene, &playing("no-boot"), &english(), &[], &wanted)
+}
+
+fn panic(scene: &Scene) -> Result<()> {
+    let wanted = ["failed in phase \"specialize\"", "stopped itself", "panic device"];
+    fault(scene, &playing("panic"), &english(), &[], &wanted)
+}
+
+fn hang(scene: &Scene) -> Result<()> {
+    let options = ["--patience", "0.25", "--keep-on-failure"];
+    let wanted =
+        ["failed in phase \"copying files\"", "nothing happens any more", "the machine runs on as process"];
+    fault(scene, &playing("hang"), &english(), &options, &wanted)?;
+    let running = scene.processes();
+    ensure!(
+        running.iter().any(|(_, command)| command.contains("install-stand-in")),
+        "the machine was not kept: {running:?}"
+    );
+    // The next build sweeps it away; a plain medium would take minutes, so another fault ends it.
+    payload()?.medium(&playing("no-key"), &scene.work().join("medium.iso"))?;
+    no43(scene, &["lock", "--update", "iso", "stand-in.toml"])?.ok()?;
+    no43(scene, &["build", "stand-in.toml"])?
+        .done()?
+        .must_exit(code::BUILD)?
+        .must_say(&["dropped the unfinished layer", "no boot key"])?;
+    Ok(())
+}
+
+fn boot_loop(scene: &Scene) -> Result<()> {
+    let wanted = ["boot loop", "restarts that nobody announced"];
+    fault(scene, &playing("boot-loop"), &english(), &[], &wanted)
+}
+
+fn agent_silent(scene: &Scene) -> Result<()> {
+    let wanted = ["failed in phase \"agent\"", "the guest agent does not answer", "inputs.virtio"];
+    fault(scene, &playing("agent-silent"), &english(), &["--patience", "0.4"], &wanted)
+}

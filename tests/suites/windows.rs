@@ -30,6 +30,7 @@ static CASES: &[Case] = &[
     Case::new("it-is-small-and-needs-only-what-every-windows-has", frugal).needs(WINE),
     Case::new("a-set-up-plan-is-carried-out-and-told", plan_carried_out).needs(WINE),
     Case::new("a-set-up-plan-survives-a-power-cut-and-goes-on-as-a-service", power_cut).needs(WINE),
+    Case::new("the-answer-files-one-command-and-the-error-handler-find-the-set-up-disk", found).needs(WINE),
     Case::new("a-failing-action-is-told-with-its-code-and-log", failing).needs(WINE),
     Case::new("events-come-over-the-serial-port", serial).needs(WINE),
     Case::new("a-windows-installer-package-is-installed", msi).needs(&["wine", "wixl"]),
@@ -230,6 +231,25 @@ fn power_cut(scene: &Scene) -> Result<()> {
     let started = events.iter().rfind(|e| matches!(e.what, What::Started { .. })).context("no start")?;
     ensure!(started.run == 2 && matches!(started.what, What::Started { from: 1, .. }), "{started:?}");
     ensure!(wine.registry(KEY, "after")? == "after REG_DWORD 0x1");
+    Ok(())
+}
+
+fn found(scene: &Scene) -> Result<()> {
+    let wine = Wine::of(scene)?;
+    let line = no43_guest::setup::first_logon_command("no43");
+    fs::create_dir(scene.work().join("no43"))?;
+    fs::copy(programs::windows_guest()?, scene.work().join("no43/no43-guest.exe"))?;
+    let plan = SetupPlan::new("test/found", vec![registry("found", RegistryValue::Dword(1))]);
+    scene.write("no43/plan.json", &plan.to_json())?;
+    let state = wine.drive_c("ProgramData/no43");
+    let _ = fs::remove_dir_all(&state); // of a case before
+    wine.wine(line.split(' ')).ok()?.must_say(&[r#""event":"finished""#])?;
+    ensure!(wine.registry(KEY, "found")? == "found REG_DWORD 0x1");
+    // A second logon changes nothing, and a failed Setup finds the same disk.
+    wine.wine(line.split(' ')).ok()?.must_say(&[r#""run":2"#, r#""event":"finished""#])?;
+    scene.write("ErrorHandler.cmd", &no43_guest::setup::error_handler_cmd("no43"))?;
+    wine.wine(["cmd.exe", "/c", r"F:\ErrorHandler.cmd"]).ok()?.must_say(&[r#""event":"setup-failed""#])?;
+    fs::remove_dir_all(&state)?;
     Ok(())
 }
 

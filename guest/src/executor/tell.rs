@@ -17,7 +17,7 @@ use no43_guest::setup::event::{Event, What};
 const BEHIND: usize = 256;
 
 /// How long the program waits at its end for channels that are behind.
-const LAST_LINES: Duration = Duration::from_secs(5);
+const LAST_LINES: Duration = if cfg!(test) { Duration::from_millis(300) } else { Duration::from_secs(5) };
 
 /// All channels, and the numbers of what was told.
 pub(crate) struct Teller {
@@ -103,4 +103,31 @@ fn open(path: &Path) -> std::io::Result<File> {
     // without NOCTTY a serial port could become the terminal whose hang-up ends us
     let flags = rustix::fs::OFlags::NOCTTY.bits();
     OpenOptions::new().append(true).custom_flags(flags.cast_signed()).open(path)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_channel_that_hangs_or_is_not_there_holds_nothing_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let (stuck, whole) = (dir.path().join("stuck"), dir.path().join("whole"));
+        rustix::fs::mknodat(rustix::fs::CWD, &stuck, rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();
+        std::fs::write(&whole, "firmware without a line feed").unwrap();
+        let started = Instant::now();
+        let mut teller = Teller::new(&[stuck, dir.path().join("none"), whole.clone()]); // nobody reads the first
+        let lines = 2 * u32::try_from(BEHIND).unwrap();
+        for action in 0..lines {
+            teller.tell(1, What::Begun { action, name: "x".repeat(100) });
+            thread::sleep(Duration::from_micros(100)); // as an action takes
+        }
+        teller.end();
+        assert!(started.elapsed() < Duration::from_secs(20));
+        let text = std::fs::read(whole).unwrap();
+        let told: Vec<_> =
+            text.split(|byte| *byte == b'\n').filter_map(Event::find).map(Result::unwrap).collect();
+        assert_eq!(told.last().map(|event| event.seq), Some(lines), "the last one arrived");
+        assert!(told.windows(2).all(|pair| pair[0].seq < pair[1].seq));
+    }
 }

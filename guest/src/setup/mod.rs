@@ -394,7 +394,7 @@ pub fn first_logon_command(folder: &str) -> String {
 pub fn error_handler_cmd(folder: &str) -> String {
     let letters: Vec<String> = ('C'..='Z').map(|c| c.to_string()).collect();
     format!(
-        "@for %%d in ({}) do @if exist %%d:\\{folder}\\no43-guest.exe (%%d:\\{folder}\\no43-guest.exe setup-failed & exit /b)\r\n",
+        "@echo off\r\nfor %%d in ({}) do if exist %%d:\\{folder}\\no43-guest.exe %%d:\\{folder}\\no43-guest.exe setup-failed\r\n",
         letters.join(" ")
     )
 }

@@ -48,7 +48,7 @@ impl Instances {
             return Err(exists());
         }
         fs::create_dir_all(self.dir()).map_err(file_error("make", self.dir()))?;
-        let aside = self.dir().join(format!(".new-{}-{}", new.name, record::random_hex(4)));
+        let aside = self.aside();
         private_dir(&aside)?;
         let made = fill(&aside, new).and_then(|()| {
             disk::rename_new(&aside, &dir).map_err(|error| match error.kind() {

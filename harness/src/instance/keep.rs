@@ -152,7 +152,7 @@ impl Instances {
         let (others, _) = self.list()?;
         let new_identity = others.iter().any(|other| other.record.uuid == record.uuid);
         fs::create_dir_all(self.dir()).map_err(file_error("make", self.dir()))?;
-        let aside = self.dir().join(format!(".new-{name}-{}", record::random_hex(4)));
+        let aside = self.aside();
         private_dir(&aside)?;
         let made = copy_instance(from, &aside, &record).and_then(|()| {
             let mut record =

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use no43_builder::store::Store;
+use no43_host::{ProcessRef, Roots};
 use rustix::fs::{FlockOperation, flock};
 
 pub use create::{NewInstance, Origin};
@@ -145,16 +146,20 @@ impl Instances {
         Ok(names)
     }
 
+    /// A folder in which this process makes an instance.
+    pub(crate) fn aside(&self) -> PathBuf {
+        let me = ProcessRef::current(&Roots::real());
+        self.dir.join(format!(".new-{}-{}-{}", me.pid, me.start_time, random_hex(4)))
+    }
+
     /// Removes what interrupted commands left: folders that were to be deleted, and those that never became an instance.
     pub(crate) fn sweep(&self) {
-        /// Making one takes milliseconds, an import of a large disk minutes.
-        const OLD: Duration = Duration::from_secs(24 * 3600);
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
             let name = name.to_string_lossy();
-            let changed = entry.metadata().and_then(|facts| facts.modified()).ok();
-            let old = changed.and_then(|then| then.elapsed().ok()).is_some_and(|age| age > OLD);
-            if name.starts_with(".removed-") || (name.starts_with(".new-") && old) {
+            if name.starts_with(".removed-")
+                || maker_of(&name).is_some_and(|maker| !maker.is_alive(&Roots::real()))
+            {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
@@ -192,6 +197,12 @@ impl Instances {
         let _ = store.forget_instance(&instance.dir.join(record::RECORD));
         Ok(moved)
     }
+}
+
+/// Who makes an instance in a folder of this name; `None` for any other name.
+fn maker_of(name: &str) -> Option<ProcessRef> {
+    let mut parts = name.strip_prefix(".new-")?.split('-');
+    Some(ProcessRef { pid: parts.next()?.parse().ok()?, start_time: parts.next()?.parse().ok()? })
 }
 
 impl Instance {

@@ -340,6 +340,18 @@ fn a_removal_that_was_interrupted_leaves_nothing_that_is_found() {
     world.make("a").unwrap();
 }
 
+#[test]
+fn what_a_killed_command_was_making_is_swept_and_what_a_living_one_makes_is_not() {
+    let Some(world) = world() else { return };
+    let kept = world.make("a").unwrap();
+    let mine = world.instances.aside();
+    let dead = world.instances.dir().join(".new-4194305-1-00000000"); // no kernel gives such a number
+    fs::create_dir_all(&mine).unwrap();
+    fs::create_dir_all(&dead).unwrap();
+    world.instances.sweep();
+    assert!(mine.exists() && !dead.exists() && kept.dir.exists());
+}
+
 proptest! {
     #[test]
     fn no_record_breaks_the_reader(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {

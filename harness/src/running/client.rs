@@ -1,9 +1,7 @@
 //! The other end of a supervisor's socket, and the start of a supervisor.
 
-use std::fs;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use super::event::{Answer, Ask, Happened, Line};
@@ -129,10 +127,9 @@ impl Launch<'_> {
         let setup = |what: &str, error: &dyn std::fmt::Display| {
             Refusal::new(exit_codes::HOST_SETUP, format!("failed to {what}: {error}"))
         };
-        let errors: PathBuf = self.runs.dirs(&format!(".{name}.err")).dir().to_owned();
-        let above = errors.parent().map(fs::create_dir_all);
-        let file = above.unwrap_or(Ok(())).and_then(|()| fs::File::create(&errors));
-        let file = file.map_err(|error| setup(&format!("write {}", errors.display()), &error))?;
+        // without a name, so that nothing of it is left whoever is killed
+        let mut errors = tempfile::tempfile().map_err(|error| setup("make a file for errors", &error))?;
+        let file = errors.try_clone().map_err(|error| setup("make a file for errors", &error))?;
         let mut child = note::spawn(self.no43, file)
             .map_err(|error| setup(&format!("start {}", self.no43.display()), &error))?;
         let text = serde_json::to_vec(request).map_err(|error| setup("ask for the machine", &error))?;
@@ -145,17 +142,12 @@ impl Launch<'_> {
         // it is in a session of its own, and init's child when we are gone; until then somebody has to take its end
         std::thread::spawn(move || child.wait());
         match serde_json::from_str::<Result<(), Refusal>>(&said) {
-            Ok(Ok(())) => {
-                let _ = fs::remove_file(&errors);
-                Client::connect(self.runs, name)
-                    .map_err(|error| setup("reach the machine's supervisor", &error))
-            }
-            Ok(Err(refusal)) => {
-                let _ = fs::remove_file(&errors);
-                Err(refusal)
-            }
+            Ok(Ok(())) => Client::connect(self.runs, name)
+                .map_err(|error| setup("reach the machine's supervisor", &error)),
+            Ok(Err(refusal)) => Err(refusal),
             Err(_) => {
-                let words = fs::read_to_string(&errors).unwrap_or_default();
+                let mut words = String::new();
+                let _ = errors.rewind().and_then(|()| errors.read_to_string(&mut words));
                 let words = crate::words::clean_to(&words, 1000);
                 let sent = sent.err().map(|error| format!(" ({error})")).unwrap_or_default();
                 Err(Refusal::new(

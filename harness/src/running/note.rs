@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use no43_builder::plan::ForwardPlan;
 use no43_host::{ProcessRef, Roots, StateDir};
@@ -13,6 +14,9 @@ use serde::{Deserialize, Serialize};
 use crate::instance::Instances;
 
 const NOTE: &str = "run.json";
+
+/// A supervisor writes down what it does milliseconds after it has made its directory.
+const FILLED_LIMIT: Duration = Duration::from_secs(60);
 
 /// How far a run is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -201,6 +205,7 @@ impl Runs {
     /// Throw-away instances whose maker died before they ran.
     fn sweep(&self, instances: &Instances) -> Vec<String> {
         instances.sweep();
+        self.sweep_dirs(instances);
         let (all, _) = instances.list().unwrap_or_default();
         let dead = |maker: Option<ProcessRef>| maker.is_none_or(|maker| !maker.is_alive(&self.roots));
         let lost = all
@@ -212,6 +217,36 @@ impl Runs {
             Some(one.name().to_owned())
         })
         .collect()
+    }
+
+    /// Run directories of supervisors that were killed before they wrote anything down. One whose instance somebody holds,
+    /// or whose maker lives, is being filled at this moment.
+    fn sweep_dirs(&self, instances: &Instances) {
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let Ok(name) = entry.file_name().into_string() else { continue };
+            if self.note(&name).is_some()
+                || self.dirs(&name).running_record().is_ok_and(|record| record.is_running())
+            {
+                continue;
+            }
+            let instance = instances.get(&name).ok().flatten();
+            let age =
+                entry.metadata().and_then(|facts| facts.modified()).ok().and_then(|then| then.elapsed().ok());
+            if instance.is_none() && age.is_none_or(|age| age < FILLED_LIMIT) {
+                continue; // an instance of another folder may be about to start there
+            }
+            let made_now = |one: &crate::instance::Instance| {
+                one.record.maker.is_some_and(|maker| maker.is_alive(&self.roots))
+            };
+            let held = instance.as_ref().map(crate::instance::Instance::hold);
+            if instance.as_ref().is_some_and(made_now)
+                || matches!(held, Some(Err(_)))
+                || self.note(&name).is_some()
+            {
+                continue;
+            }
+            self.forget(&name);
+        }
     }
 
     fn adopt(&self, no43: &Path, name: &str) -> Result<(), String> {

@@ -30,6 +30,7 @@ const BASE: &[&str] = &[
     "vfat",
     "virtio_pci",
     "virtio_console",
+    "pvpanic_mmio",
 ];
 /// Loaded where an `.inf` for it is found.
 const VIRTIO_DISK: &[&str] = &["virtio_blk"];

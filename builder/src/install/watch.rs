@@ -179,7 +179,7 @@ impl Watch {
             Seen::Reset => self.reset(now, &mut acts),
             Seen::Panicked(words) => self.fail(Cause::Panic, vec![words], now, &mut acts),
             Seen::Blocks(blocks) => self.blocks(blocks, now, &mut acts),
-            Seen::Screen(hash) => self.picture(hash, now, &mut acts),
+            Seen::Screen(hash) => self.picture(hash, now),
             Seen::AgentAnswers => {
                 if self.phase == Phase::Agent {
                     self.enter(Phase::Seal, now, &mut acts);
@@ -217,8 +217,9 @@ impl Watch {
         if starting && ours && self.phase > Phase::BootPrompt {
             let seen = format!("after the first restart the firmware says: {line}");
             self.fail(Cause::TargetNotBootable, vec![seen], now, acts);
-        } else if starting && ours && self.prompt == Prompt::Before {
-            self.begin_pressing(now, acts);
+        } else if starting && ours && self.phase == Phase::Firmware {
+            self.enter(Phase::BootPrompt, now, acts);
+            self.begin_pressing();
         } else if failed && ours && self.phase <= Phase::BootPrompt {
             let cause = if refused {
                 Cause::SecureBoot
@@ -231,8 +232,7 @@ impl Watch {
         }
     }
 
-    fn begin_pressing(&mut self, now: Duration, acts: &mut Vec<Act>) {
-        self.enter(Phase::BootPrompt, now, acts);
+    fn begin_pressing(&mut self) {
         self.prompt = Prompt::Pressing { from: self.blocks.medium, last: None };
     }
 
@@ -255,19 +255,23 @@ impl Watch {
             && blocks.medium.saturating_sub(from) > LOADER_BYTES
         {
             self.prompt = Prompt::Over;
+            if self.phase == Phase::Firmware {
+                self.enter(Phase::BootPrompt, now, acts);
+            }
             self.enter(Phase::Copying, now, acts);
         }
     }
 
-    fn picture(&mut self, hash: u64, now: Duration, acts: &mut Vec<Act>) {
+    fn picture(&mut self, hash: u64, now: Duration) {
         if self.screen.replace(hash) == Some(hash) {
             return;
         }
         self.alive = now;
         self.screens += 1;
-        // The first picture may be the one before the firmware's.
+        // The first picture may be the one before the firmware's. Firmware that speaks later drops keys that come too early,
+        // so the phase stays until it does, or until the medium is read.
         if self.screens > 1 && !self.com1_speaks && self.prompt == Prompt::Before {
-            self.begin_pressing(now, acts);
+            self.begin_pressing();
         }
     }
 

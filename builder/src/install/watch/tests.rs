@@ -159,10 +159,24 @@ fn where_com1_is_mute_the_picture_starts_the_keys() {
     course.see(1000, Seen::Screen(1)).see(1000, Seen::Screen(1));
     assert_eq!(course.said(), "");
     course.see(1000, Seen::Screen(2));
-    insta::assert_snapshot!(course.said(), @r#"
-    Phase(BootPrompt)
-    PressKey
-    "#);
+    assert_eq!(course.said(), "PressKey");
+    course.medium(40);
+    assert_eq!(course.said(), "Phase(BootPrompt)\nPhase(Copying)");
+}
+
+#[test]
+fn a_picture_before_the_firmware_speaks_is_no_prompt_yet() {
+    let mut course = Course::new();
+    course.see(1000, Seen::Screen(1)).see(1000, Seen::Screen(2)).line(DENIED);
+    assert!(course.said().contains("firmware: SecureBoot"));
+    let mut course = Course::new();
+    course
+        .see(1000, Seen::Screen(1))
+        .see(1000, Seen::Screen(2))
+        .see(20_000, Seen::Tick)
+        .line(STARTING)
+        .line(TIMED_OUT);
+    assert!(course.said().contains("boot prompt: NoBootKey"));
 }
 
 #[test]

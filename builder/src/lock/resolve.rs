@@ -79,7 +79,9 @@ pub struct Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(old) = &self.old else {
-            let said = ["version", "date", "size"].into_iter().filter_map(|key| self.new.get(key));
+            let said = ["windows", "virtio-win", "version", "date", "size"]
+                .into_iter()
+                .filter_map(|key| self.new.get(key));
             let said: Vec<&str> = said.map(String::as_str).collect();
             return write!(f, "{}: new ({})", self.name, said.join(", "));
         };

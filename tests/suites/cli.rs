@@ -33,6 +33,7 @@ static CASES: &[Case] = &[
     Case::new("no-such-card-is-refused-and-lists-what-there-is", no_such_card),
     Case::new("a-driver-package-says-whether-it-drives-a-card", driver_package),
     Case::new("an-iso-is-looked-into-and-a-recipe-is-checked-against-it", windows_disc),
+    Case::new("an-answer-file-is-shown-and-faults-in-one-are-named", answer_file),
     Case::new("a-reader-that-goes-away-is-no-error", closed_pipe),
     Case::new("gpus-knows-the-nvidia-card", nvidia).needs(&["no43", "nvidia-card"]),
     Case::new("doctor-says-that-kvm-runs-guest-code", kvm).needs(&["no43", "kvm"]),
@@ -172,6 +173,37 @@ fn windows_disc(scene: &Scene) -> Result<()> {
     seen.must_say(&["an HTML page", "Sign in"])?;
     let seen = scene.no43(&["lock", "--update", "iso", "recipe.toml"])?.done()?.must_exit(code::INPUT)?;
     seen.must_say(&["inputs.iso", "is an HTML page"])?;
+    Ok(())
+}
+
+fn answer_file(scene: &Scene) -> Result<()> {
+    scene.write("recipe.toml", WINDOWS)?;
+    let show =
+        |recipe: &str| scene.no43(&["answer", "show", recipe])?.env("PLAYER_PASSWORD", "hunter2").done();
+    let seen = show("recipe.toml")?.must_exit(code::OK)?;
+    seen.must_say(&["<Name>joueur</Name>", "Windows 10 Pro"])?.must_not_say(&["hunter2"])?;
+    scene.write("debian.toml", GOOD)?;
+    show("debian.toml")?.must_exit(code::RECIPE)?.must_say(&["without an answer file"])?;
+
+    let lint = |text: &str, more: &[&str]| {
+        scene.write("own.xml", text)?;
+        scene.no43(&["answer", "lint", "own.xml"])?.args(more).done()
+    };
+    lint(&seen.stdout, &["--recipe", "recipe.toml"])?.must_exit(code::OK)?.must_say(&["nothing wrong"])?;
+    let wrong = seen.stdout.replace("joueur", "Hans").replace("HideEULAPage", "HideEulaPage");
+    lint(&wrong, &["--recipe", "recipe.toml"])?.must_exit(code::RECIPE)?.must_say(&[
+        "own.xml:",
+        "did you mean 'HideEULAPage'?",
+        "guest.user.name is 'joueur'",
+    ])?;
+    let json = lint(&wrong, &["--json"])?.must_exit(code::RECIPE)?.json()?;
+    ensure!(at(&json, "/errors")? == 1 && at(&json, "/findings/0/rule")? == "spelling", "{json}");
+    lint("<unattend", &[])?.must_exit(code::RECIPE)?.must_say(&["not well-formed"])?;
+    scene
+        .no43(&["answer", "lint", "nowhere.xml"])?
+        .done()?
+        .must_exit(code::INPUT)?
+        .must_say(&["nowhere.xml"])?;
     Ok(())
 }
 

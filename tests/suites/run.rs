@@ -125,6 +125,10 @@ fn states(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+const DEAF: &str = "for b in /sys/bus/acpi/drivers/button/PNP0C0C* /sys/bus/acpi/drivers/button/LNXPWRBN*; do \
+    echo ${b##*/} > /sys/bus/acpi/drivers/button/unbind; done; \
+    (sleep 1; a=$(pidof qemu-ga); kill -STOP $a; sleep 8; kill -CONT $a) > /dev/null 2>&1 < /dev/null &";
+
 fn outlives(scene: &Scene) -> Result<()> {
     prepare(scene, "")?;
     let mut attached = no43(scene, &["run", "recipes/play.toml"])?.start()?;
@@ -153,6 +157,13 @@ fn outlives(scene: &Scene) -> Result<()> {
     ensure!(inside(scene, "cat /root/note.txt")? == "from outside");
     no43(scene, &["cp", "play:/root/note.txt", "back.txt"])?.ok()?;
     ensure!(std::fs::read_to_string(scene.work().join("back.txt"))? == "from outside");
+    // deaf for a while: the agent stands still, and the power button has no driver
+    no43(scene, &["shell", "play", "--", "sh", "-c", DEAF])?.done()?;
+    std::thread::sleep(Duration::from_secs(3));
+    let seen = no43(scene, &["stop", "play", "--limit", "3 s"])?.done()?.must_exit(code::FAILED_GUEST)?;
+    seen.must_say(&["did not shut down within 3 s and runs on", "--force"])?;
+    ensure!(pid_in(scene, "machine.json", "/pid")? == machine, "a guest was switched off without --force");
+    within(120, "the agent answers again", || Ok(inside(scene, "true").is_ok()))?;
     // Ctrl-C asks the guest
     let attached = no43(scene, &["attach", "play"])?.start()?;
     std::thread::sleep(Duration::from_secs(1));

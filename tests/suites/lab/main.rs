@@ -45,7 +45,7 @@ static CASES: &[Case] = &[
         .needs(LAB),
     Case::new("three-instances-have-a-card-each-and-survive-their-supervisors", kept::three_at_once)
         .needs(LAB),
-    Case::new("guests-that-restart-ignore-and-panic-are-told-apart", kept::guests_that_end).needs(LAB),
+    Case::new("a-guest-that-restarts-keeps-its-card-and-a-panic-is-told", kept::guests_that_end).needs(LAB),
     Case::new("jobs-that-pass-fail-hang-and-die-leave-nothing", kept::jobs_over_cards).needs(LAB),
     Case::new("a-start-killed-at-any-moment-leaves-nothing", kept::starts_killed).needs(LAB),
     Case::new("a-hundred-killed-supervisors-lose-no-guest", kept::a_hundred_kills).needs(SOAK),

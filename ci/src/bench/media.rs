@@ -125,7 +125,11 @@ pub(super) fn setup_disk(b: &Bench<'_>) -> Result<Vec<Figure>> {
     let scratch = tempfile::Builder::new().prefix("no43-bench-").tempdir()?;
     let (image, plain, copy) =
         (scratch.path().join("ours.img"), scratch.path().join("plain.img"), scratch.path().join("copy"));
-    let ours = |tree: &Path| timed(Command::new(&program).arg(tree).arg(&image));
+    // Neither side replaces a file: the file system would first write the old one's successor out.
+    let ours = |tree: &Path| {
+        let _ = std::fs::remove_file(&image);
+        timed(Command::new(&program).arg(tree).arg(&image))
+    };
 
     let small = tree(scratch.path(), 220, 64 << 20)?;
     let mcopy = || {

@@ -181,7 +181,7 @@ fn answer_file(scene: &Scene) -> Result<()> {
     let show =
         |recipe: &str| scene.no43(&["answer", "show", recipe])?.env("PLAYER_PASSWORD", "hunter2").done();
     let seen = show("recipe.toml")?.must_exit(code::OK)?;
-    seen.must_say(&["<Name>joueur</Name>", "Windows 10 Pro"])?.must_not_say(&["hunter2"])?;
+    let seen = seen.must_say(&["<Name>joueur</Name>", "Windows 10 Pro"])?.must_not_say(&["hunter2"])?;
     scene.write("debian.toml", GOOD)?;
     show("debian.toml")?.must_exit(code::RECIPE)?.must_say(&["without an answer file"])?;
 

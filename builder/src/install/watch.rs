@@ -29,6 +29,9 @@ const RESTARTS: u32 = 6;
 /// Unannounced restarts while the guest program works.
 const FOREIGN_RESTARTS: u32 = 2;
 
+/// Pictures that are remembered; a blinking cursor makes two.
+const RECENT: usize = 3;
+
 /// Lines of the firmware and of setup logs that are kept for a failure.
 const KEPT: usize = 40;
 
@@ -119,7 +122,8 @@ pub(super) struct Watch {
     times: Vec<PhaseTime>,
     prompt: Prompt,
     blocks: Blocks,
-    screen: Option<u64>,
+    /// The last different pictures: a cursor that blinks comes back to one of them, and is no sign of life.
+    recent: Vec<u64>,
     screens: u32,
     /// When something last changed.
     alive: Duration,
@@ -143,7 +147,7 @@ impl Watch {
             times: Vec::new(),
             prompt: Prompt::Before,
             blocks: Blocks::default(),
-            screen: None,
+            recent: Vec::new(),
             screens: 0,
             alive: Duration::ZERO,
             com1_speaks: false,
@@ -263,9 +267,13 @@ impl Watch {
     }
 
     fn picture(&mut self, hash: u64, now: Duration) {
-        if self.screen.replace(hash) == Some(hash) {
+        if self.recent.contains(&hash) {
             return;
         }
+        if self.recent.len() == RECENT {
+            self.recent.remove(0);
+        }
+        self.recent.push(hash);
         self.alive = now;
         self.screens += 1;
         // The first picture may be the one before the firmware's. Firmware that speaks later drops keys that come too early,

@@ -19,6 +19,7 @@ mod xml;
 
 pub use choice::{BuildOnly, settings_for};
 pub use conflicts::conflicts;
+pub(crate) use conflicts::own_file;
 pub use finding::{Finding, Severity};
 pub use lint::{has_errors, lint, lint_bytes, read_file};
 pub use render::{ERROR_HANDLER, FILE_NAME, FOLDER, error_handler};

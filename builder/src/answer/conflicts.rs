@@ -1,8 +1,12 @@
 //! Where somebody's own answer file says something else than the recipe that it is used with.
 
-use super::finding::{At, Finding, shown};
+use std::path::Path;
+
+use super::finding::{At, Finding, Severity, shown};
 use super::lint::{Component, File, file_of, truth};
 use super::settings::{Image, Settings};
+use crate::diagnostic::{Kind, Place, Problem};
+use crate::media::Media;
 
 /// Every contradiction between the file and what the recipe comes to. What is wrong with the file itself is
 /// [`lint_bytes`](super::lint_bytes)'s business.
@@ -18,6 +22,20 @@ pub fn conflicts(bytes: &[u8], settings: &Settings) -> Vec<Finding> {
     against.user(&file);
     against.start(&file, root.at());
     against.findings
+}
+
+/// What keeps somebody's own file from being used: each error in it, and each contradiction, at its line.
+pub(crate) fn own_file(path: &Path, bytes: &[u8], settings: &Settings, media: &Media) -> Vec<Problem> {
+    let findings = super::lint_bytes(bytes, Some(media)).into_iter().chain(conflicts(bytes, settings));
+    let problem = |finding: Finding| {
+        let place = Place { file: path.to_owned(), line: finding.line, column: finding.column };
+        let problem = Problem::new(Kind::Conflict, "guest.answer-file", finding.what).at(place);
+        match finding.fix {
+            Some(fix) => problem.fix(fix),
+            None => problem,
+        }
+    };
+    findings.filter(|finding| finding.severity == Severity::Error).map(problem).collect()
 }
 
 struct Against<'s> {

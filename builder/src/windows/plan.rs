@@ -212,7 +212,10 @@ pub(crate) fn gather(
         let sum =
             if size > ANSWER_LIMIT { Err(std::io::ErrorKind::FileTooLarge.into()) } else { hashes.sum(path) };
         match sum {
-            Ok(sum) => Some(FileFound { path: path.clone(), sha256: sum.sha256 }),
+            Ok(sum) => {
+                own_answer_file(recipe, path, &media, problems);
+                Some(FileFound { path: path.clone(), sha256: sum.sha256 })
+            }
             Err(error) => {
                 problems
                     .push(spot.problem(Kind::File, format!("failed to read {}: {error}", path.display())));
@@ -221,6 +224,17 @@ pub(crate) fn gather(
         }
     });
     Some(WindowsFacts { media, virtio, answer_file })
+}
+
+/// A file that Setup would stop at, or that contradicts the recipe, is refused before anything starts.
+fn own_answer_file(recipe: &Recipe, path: &Path, media: &Media, problems: &mut Problems) {
+    let build = BuildOnly { password: Secret::new(String::new()), computer_name: "NO43".to_owned() };
+    // What the medium does not have is said by whoever plans the layer.
+    let Ok(settings) = settings_for(recipe, Some(media), build) else { return };
+    let bytes = std::fs::read(path).unwrap_or_default();
+    for problem in crate::answer::own_file(path, &bytes, &settings, media) {
+        problems.push(problem);
+    }
 }
 
 /// Drivers of a machine of ours: what Windows Setup must have, what it may have, and what can wait. The network is off until

@@ -380,6 +380,12 @@ fn a_file_of_ones_own_that_contradicts_the_recipe() {
         .map(|finding| format!("{}: {}", finding.rule, finding.what))
         .collect();
     insta::assert_snapshot!(said.join("\n"));
+
+    // Planning refuses it, at its lines; notes and warnings refuse nothing.
+    let path = Path::new("own.xml");
+    let problems = super::super::own_file(path, own.as_bytes(), &settings, &windows10());
+    assert!(problems.len() > said.len() && problems.iter().all(|p| p.to_string().starts_with("own.xml:")));
+    assert_eq!(super::super::own_file(path, settings.render().as_bytes(), &settings, &windows10()), []);
 }
 
 proptest! {

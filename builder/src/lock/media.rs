@@ -4,11 +4,11 @@ use std::path::Path;
 
 use super::{Lock, download, facts};
 use crate::diagnostic::{Kind, Place, Problem, Problems};
-use crate::drivers::{self, VirtioWin};
 use crate::media::{self, Media, MediaError, Wanted, systems};
 use crate::plan::{DiskBus, NetworkPlan};
 use crate::recipe::tree::{Node, Value};
 use crate::recipe::{Input, Resolved};
+use crate::virtio::{self, VirtioWin};
 
 /// The input that a Windows guest is installed from.
 pub const ISO: &str = "iso";
@@ -146,8 +146,8 @@ fn check_drivers(recipe: &Resolved, lock: &Lock, problems: &mut Problems) {
     let Some((input, system)) = recipe.recipe.inputs.get(VIRTIO).zip(system) else { return };
     let locked = lock.inputs.get(&recipe.recipe.name).and_then(|inputs| inputs.get(VIRTIO));
     let Some(locked) = locked else { return };
-    let disk = (recipe.recipe.machine.disk_bus == DiskBus::Virtio).then_some(&drivers::DISK);
-    let network = (recipe.recipe.network != NetworkPlan::None).then_some(&drivers::NETWORK);
+    let disk = (recipe.recipe.machine.disk_bus == DiskBus::Virtio).then_some(&virtio::DISK);
+    let network = (recipe.recipe.network != NetworkPlan::None).then_some(&virtio::NETWORK);
     for driver in [disk, network].into_iter().flatten() {
         let Some(held) = locked.facts.get(driver.folder) else {
             let what = "the lock does not say which drivers this ISO holds";

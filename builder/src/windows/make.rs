@@ -11,7 +11,6 @@ use super::seal::{self, Sealed, TPM, VARS};
 use crate::answer::{self, BuildOnly, ERROR_HANDLER, FILE_NAME, FOLDER};
 use crate::build::child::{self, tool};
 use crate::build::{BuildError, Context, Made};
-use crate::drivers::{Driver, DriverError, GUEST_AGENT, VirtioWin, WINPE_DRIVERS};
 use crate::image::{BootKind, DISK, Provenance};
 use crate::install::{self, Identity, InstallError, Job, Limits, PhaseTime};
 use crate::media::SYSTEMS;
@@ -19,6 +18,7 @@ use crate::plan::{LayerPlan, Plan};
 use crate::setup_disk::{SetupDisk, Source};
 use crate::step;
 use crate::store::{Staging, StoreError, hash_file};
+use crate::virtio::{Driver, DriverError, GUEST_AGENT, VirtioWin, WINPE_DRIVERS};
 
 /// The set-up disk's label.
 const LABEL: &str = "NO43-SETUP";

@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use crate::answer::{Arch, BuildOnly, Image, Settings, Updates, settings_for};
 use crate::diagnostic::{Kind, Problems};
-use crate::drivers::{self, Driver, DriverError, VirtioWin};
 use crate::key::{Key, hex};
 use crate::lock::Lock;
 use crate::lock::hashes::HashCache;
@@ -17,6 +16,7 @@ use crate::media::{self, Media, System};
 use crate::plan::{DiskBus, Facts, Firmware, LayerPlan, LayerWhat};
 use crate::recipe::{Recipe, Resolved};
 use crate::secret::Secret;
+use crate::virtio::{self, Driver, DriverError, VirtioWin};
 use sha2::{Digest, Sha256};
 
 /// Recipes name the installation medium and the drivers by these.
@@ -239,10 +239,9 @@ fn own_answer_file(recipe: &Recipe, path: &Path, media: &Media, problems: &mut P
 
 /// Drivers of a machine of ours: what Windows Setup must have, what it may have, and what can wait. The network is off until
 /// all are in.
-pub(super) const MUST: &[&Driver] = &[&drivers::DISK];
-pub(super) const IN_SETUP: &[&Driver] = &[&drivers::NETWORK];
-pub(super) const LATER: &[&Driver] =
-    &[&drivers::SERIAL, &drivers::BALLOON, &drivers::RANDOM, &drivers::PANIC];
+pub(super) const MUST: &[&Driver] = &[&virtio::DISK];
+pub(super) const IN_SETUP: &[&Driver] = &[&virtio::NETWORK];
+pub(super) const LATER: &[&Driver] = &[&virtio::SERIAL, &virtio::BALLOON, &virtio::RANDOM, &virtio::PANIC];
 
 fn virtio(path: &Path, sha256: String, system: &System, disk: DiskBus) -> Result<VirtioFound, DriverError> {
     let iso = VirtioWin::open(path)?;
@@ -258,7 +257,7 @@ fn virtio(path: &Path, sha256: String, system: &System, disk: DiskBus) -> Result
             .collect()
     };
     in_setup.extend(there(IN_SETUP));
-    let agent = iso.file(drivers::GUEST_AGENT)?.is_some();
+    let agent = iso.file(virtio::GUEST_AGENT)?.is_some();
     Ok(VirtioFound { path: path.to_owned(), sha256, in_setup, later: there(LATER), agent })
 }
 

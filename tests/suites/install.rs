@@ -314,10 +314,15 @@ fn panic(scene: &Scene) -> Result<()> {
     fault(scene, &playing("panic"), &english(), &[], &wanted)
 }
 
+/// It stands still before it reads the set-up disk, so that is what is said.
 fn hang(scene: &Scene) -> Result<()> {
     let options = ["--patience", "0.25", "--keep-on-failure"];
-    let wanted =
-        ["failed in phase \"copying files\"", "nothing happens any more", "the machine runs on as process"];
+    let wanted = [
+        "failed in phase \"copying files\"",
+        "did not find the answer file",
+        "nothing changed for",
+        "the machine runs on as process",
+    ];
     fault(scene, &playing("hang"), &english(), &options, &wanted)?;
     let running = scene.processes();
     ensure!(

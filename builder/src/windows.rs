@@ -1,7 +1,7 @@
 //! A Windows base layer: from the untouched medium to a sealed image, by an unattended installation.
 //!
-//! Planning chooses edition, answer file, drivers and set-up plan ([`plan`](self::plan)); building writes the set-up disk, installs
-//! ([`crate::install`]), and seals disk, UEFI variables, TPM state and identity as one artifact ([`seal`](self::seal)).
+//! Planning chooses edition, answer file, drivers and set-up plan (`plan`); building writes the set-up disk, installs
+//! ([`crate::install`]), and seals disk, UEFI variables, TPM state and identity as one artifact (`seal`).
 
 mod make;
 pub(crate) mod plan;

@@ -35,7 +35,7 @@ const AUTOLOGONS: u32 = 20;
 /// Where no media are known, this is what Setup speaks.
 const FALLBACK_LANGUAGE: &str = "en-US";
 
-/// Everything that the answer file of `recipe` says; `media` is what [`crate::media::inspect`] found, or `None` to see a
+/// Everything that the answer file of `recipe` says; `media` is what [`crate::media::inspect()`] found, or `None` to see a
 /// draft: then the image is chosen by its name, and the language is the recipe's or English.
 ///
 /// # Errors

@@ -247,7 +247,9 @@ fn typo(scene: &Scene) -> Result<()> {
 }
 
 fn planned_key(scene: &Scene) -> Result<()> {
-    for table in ["[audio]\nto = \"card\"", "[[usb]]\nport = \"1-4\"", "[driver]\npackage = \"nvidia\""] {
+    let planned =
+        ["[[pci]]\naddress = \"01:00.0\"", "[remote]\nparsec = true", "[driver]\npackage = \"nvidia\""];
+    for table in planned {
         let seen = check(scene, &format!("{GOOD}\n{table}\n"))?.must_exit(code::RECIPE)?;
         seen.must_say(&["not supported by this version"])?.must_not_say(&["unknown key"])?;
     }

@@ -41,7 +41,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Done {
         }
         _ => {
             let what =
-                "one side is a file here, the other is NAME:PATH in a guest: no43 cp notes.txt games:/root/";
+                "one side is a file here, the other is NAME:PATH in a guest: no43 cp notes.txt games:/srv/";
             return Err(Failure::new(exit_codes::USAGE, what));
         }
     };

@@ -29,9 +29,6 @@ const C: &str = "/c";
 pub(crate) fn run(options: &Options) -> ! {
     let mut log = Log::default();
     log.add("Stand-in for Windows Setup (this is not Windows)");
-    if options.is("hang") {
-        machine::stand_still();
-    }
     match install(options, &mut log) {
         Ok(()) => machine::end(true),
         Err(why) => {
@@ -65,6 +62,9 @@ fn install(options: &Options, log: &mut Log) -> Result<(), String> {
     let disk = target(&asked, log)?;
     log.add(format!("partitioning {disk}"));
     disk::partition_disk(&disk, &asked.partitions)?;
+    if options.is("hang") {
+        machine::stand_still();
+    }
     copy(&disk, &asked, &text, options, log)
 }
 

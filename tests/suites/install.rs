@@ -314,12 +314,11 @@ fn panic(scene: &Scene) -> Result<()> {
     fault(scene, &playing("panic"), &english(), &[], &wanted)
 }
 
-/// It stands still before it reads the set-up disk, so that is what is said.
 fn hang(scene: &Scene) -> Result<()> {
     let options = ["--patience", "0.25", "--keep-on-failure"];
     let wanted = [
         "failed in phase \"copying files\"",
-        "did not find the answer file",
+        "nothing happens any more",
         "nothing changed for",
         "the machine runs on as process",
     ];

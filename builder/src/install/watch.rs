@@ -381,7 +381,9 @@ impl Watch {
         if !is_still && spent < limit {
             return;
         }
-        let silence = Silence { is_still, setup_disk_read: self.blocks.setup_disk > SETUP_DISK_LOOKED_AT };
+        // the target is not touched before the answer file says how
+        let setup_disk_read = self.blocks.setup_disk > SETUP_DISK_LOOKED_AT || self.blocks.target_written > 0;
+        let silence = Silence { is_still, setup_disk_read };
         let waited = self.phase.row().waits_for;
         let mut seen = vec![if is_still {
             format!("nothing changed for {} s while {waited} was awaited", still.as_secs())

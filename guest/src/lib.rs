@@ -2,10 +2,12 @@
 //!
 //! The library has no heavy dependencies and runs everywhere; the executable `no43-guest` (feature `program`)
 //! is built on top of it. The guest is hostile: whatever comes from it goes through [`protocol::parse_report`],
-//! [`protocol::parse_painted`], [`setup::event::Event::find`] and their like, which bound sizes and never panic.
+//! [`protocol::parse_painted`], [`work::parse_work`], [`setup::event::Event::find`] and their like, which bound sizes and never panic.
 
 pub mod identity;
+pub mod nvidia;
 pub mod pattern;
 pub mod problem;
 pub mod protocol;
 pub mod setup;
+pub mod work;

@@ -6,7 +6,10 @@
 //! [`parse_painted`] are free of control characters and bounded in number and length, because the guest is
 //! hostile and its words end up in terminals and HTML.
 
+use crate::nvidia::NvidiaFacts;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::fmt;
 
 /// Version of these types and of [`crate::pattern`]; `no43-guest --version` says it.
@@ -48,8 +51,77 @@ pub struct Report {
     pub connectors: Vec<Connector>,
     /// Lines of the kernel log that say something about a card, oldest first.
     pub log: Vec<LogLine>,
+    /// Device nodes of the display drivers; Linux.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub drm: Vec<DrmNode>,
+    /// What NVIDIA's library NVML says; `None` if it is not there, or says nothing (then `unknown` tells why).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nvml: Option<NvidiaFacts>,
+    /// The same from `nvidia-smi -q -x`, as a second source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nvidia_smi: Option<NvidiaFacts>,
+    /// Entries of Windows' event log about displays and their drivers, newest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<SystemEvent>,
+    /// Installations of display and audio drivers that Windows logged (`setupapi.dev.log`), oldest first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub driver_installs: Vec<DriverInstall>,
     /// What could not be read, with the reason; the fields concerned are empty.
     pub unknown: Vec<String>,
+}
+
+/// A device node of a display driver.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DrmNode {
+    /// The kernel's name, as `card0` or `renderD128`.
+    pub name: String,
+    /// PCI address of the card it belongs to; `None` for a display without a PCI parent.
+    pub pci: Option<String>,
+}
+
+/// One entry of Windows' event log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SystemEvent {
+    /// Who wrote it, as `nvlddmkm` or `Display`.
+    pub provider: String,
+    /// Number of the event, as 4101 (a display driver stopped responding and was restarted).
+    pub id: Option<u32>,
+    /// 1 critical, 2 error, 3 warning, 4 information.
+    pub level: Option<u32>,
+    /// When, in UTC, as `2026-11-22T23:59:01.1234567Z`.
+    pub time: Option<String>,
+    /// Number of the record in its log.
+    pub record: Option<u64>,
+    /// What the event carries, untranslated; its sentence is made from these in the language of the guest.
+    pub data: Vec<String>,
+}
+
+/// One installation of a driver for a device, as `setupapi.dev.log` tells it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DriverInstall {
+    /// The device, as `PCI\\VEN_10DE&DEV_2484&…`.
+    pub device: String,
+    /// When it began, in the guest's local time, as `2026/11/22 23:59:01.123`.
+    pub started: Option<String>,
+    /// The INF that was chosen, as `oem4.inf`.
+    pub inf: Option<String>,
+    /// The name that the INF had in its package, as `nv_dispi.inf`.
+    pub original_inf: Option<String>,
+    /// Where the chosen INF lies: in the driver store, as `…\\FileRepository\\nv_dispi.inf_amd64_…\\nv_dispi.inf`.
+    pub from: Option<String>,
+    /// Version of the driver, as `32.0.15.6094`.
+    pub version: Option<String>,
+    /// Section of the INF.
+    pub section: Option<String>,
+    /// Every INF that would have fitted, in the order in which Windows told them.
+    pub candidates: Vec<String>,
+    /// How it ended: true for success.
+    pub success: Option<bool>,
+    /// The log's own word for it, as `SUCCESS` or `FAILURE(0xe0000219)`.
+    pub status: Option<String>,
 }
 
 /// One PCI function as the guest sees it.
@@ -76,6 +148,9 @@ pub struct GuestFunction {
     /// The PCI Express link as the guest sees it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub link: Option<GuestLink>,
+    /// Whether message-signalled interrupts are in use (Linux) or switched on for the driver (Windows).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub msi: Option<bool>,
     /// The device node of Windows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node: Option<DevNode>,
@@ -155,6 +230,12 @@ pub struct WindowsFacts {
     pub memory_integrity_configured: Option<bool>,
     /// Whether memory integrity is at work now.
     pub memory_integrity: Option<bool>,
+    /// Whether virtualisation-based security is at work now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vbs: Option<bool>,
+    /// `hypervisorlaunchtype` of the default boot entry: `off`, `auto`, or a number that has no name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hypervisor_launch_type: Option<String>,
 }
 
 /// One base address register as the guest's kernel sees it.
@@ -290,9 +371,7 @@ impl std::error::Error for MessageError {}
 /// # Errors
 /// If it is longer than [`MESSAGE_LIMIT`] or no report.
 pub fn parse_report(bytes: &[u8]) -> Result<Report, MessageError> {
-    let mut report: Report = parse(bytes)?;
-    report.bound();
-    Ok(report)
+    parse(bytes)
 }
 
 /// Reads what `no43-guest paint` printed.
@@ -300,10 +379,7 @@ pub fn parse_report(bytes: &[u8]) -> Result<Report, MessageError> {
 /// # Errors
 /// If it is longer than [`MESSAGE_LIMIT`] or not such an answer.
 pub fn parse_painted(bytes: &[u8]) -> Result<Painted, MessageError> {
-    let mut painted: Painted = parse(bytes)?;
-    bound_text(&mut painted.address);
-    bound_text(&mut painted.connector);
-    Ok(painted)
+    parse(bytes)
 }
 
 impl Report {
@@ -317,77 +393,34 @@ impl Report {
     pub fn connectors_of<'a>(&'a self, address: &'a str) -> impl Iterator<Item = &'a Connector> {
         self.connectors.iter().filter(move |connector| connector.pci.as_deref() == Some(address))
     }
-
-    fn bound(&mut self) {
-        for text in [&mut self.os, &mut self.kernel, &mut self.boot_id].into_iter().flatten() {
-            bound_text(text);
-        }
-        if let Some(hypervisor) = self.machine.as_mut().and_then(|machine| machine.hypervisor.as_mut()) {
-            bound_text(hypervisor);
-        }
-        if let Some(windows) = &mut self.windows {
-            [&mut windows.edition, &mut windows.release].into_iter().flatten().for_each(bound_text);
-        }
-        self.functions.truncate(LIST_LIMIT);
-        self.connectors.truncate(LIST_LIMIT);
-        self.log.truncate(LIST_LIMIT);
-        self.functions.iter_mut().for_each(GuestFunction::bound);
-        self.connectors.iter_mut().for_each(Connector::bound);
-        self.log.iter_mut().for_each(LogLine::bound);
-        bound_list(&mut self.unknown);
-    }
 }
 
-impl GuestFunction {
-    fn bound(&mut self) {
-        bound_text(&mut self.address);
-        let Self { id, subsystem, class, driver, modalias, driver_version, .. } = self;
-        [id, subsystem, class, driver, modalias, driver_version].into_iter().flatten().for_each(bound_text);
-        self.bars.truncate(LIST_LIMIT);
-        if let Some(node) = &mut self.node {
-            node.bound();
-        }
-    }
-}
-
-impl DevNode {
-    fn bound(&mut self) {
-        bound_text(&mut self.instance);
-        let Self { class, driver_date, inf, inf_section, provider, matching_id, .. } = self;
-        [class, driver_date, inf, inf_section, provider, matching_id]
-            .into_iter()
-            .flatten()
-            .for_each(bound_text);
-        bound_list(&mut self.hardware_ids);
-        bound_list(&mut self.location_paths);
-    }
-}
-
-impl Connector {
-    fn bound(&mut self) {
-        let Self { pci, card, name, status, modes } = self;
-        [pci, status].into_iter().flatten().for_each(bound_text);
-        [card, name].into_iter().for_each(bound_text);
-        bound_list(modes);
-    }
-}
-
-impl LogLine {
-    fn bound(&mut self) {
-        bound_text(&mut self.text);
-        self.topic.iter_mut().for_each(bound_text);
-    }
-}
-
-fn parse<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, MessageError> {
+/// Reads any message: every text and list in it is bounded before it becomes a `T`, so a new field cannot be forgotten.
+pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, MessageError> {
     if bytes.len() > MESSAGE_LIMIT {
         return Err(MessageError::TooLong { bytes: bytes.len() });
     }
-    serde_json::from_slice(bytes).map_err(|error| {
+    let malformed = |error: serde_json::Error| {
         let mut reason = error.to_string(); // quotes the guest's own words
         bound_text(&mut reason);
         MessageError::Malformed { reason }
-    })
+    };
+    let mut value: Value = serde_json::from_slice(bytes).map_err(malformed)?;
+    bound_value(&mut value);
+    T::deserialize(value).map_err(malformed)
+}
+
+/// Bounds every text and list, however deep; the parser has a limit of its own for the depth.
+fn bound_value(value: &mut Value) {
+    match value {
+        Value::String(text) => bound_text(text),
+        Value::Array(list) => {
+            list.truncate(LIST_LIMIT);
+            list.iter_mut().for_each(bound_value);
+        }
+        Value::Object(map) => map.values_mut().for_each(bound_value),
+        Value::Null | Value::Bool(_) | Value::Number(_) => {}
+    }
 }
 
 pub(crate) fn bound_list(list: &mut Vec<String>) {
@@ -450,9 +483,8 @@ mod tests {
                 topic: Some("drm-initialized".into()),
                 severity: Severity::Info,
             }],
-            machine: None,
-            windows: None,
             unknown: vec!["/sys/bus/pci/devices/0000:01:00.0/resource: permission denied".into()],
+            ..Report::default()
         }
     }
 

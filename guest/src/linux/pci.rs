@@ -88,8 +88,15 @@ fn function(dir: &Path, address: &str, unknown: &mut Vec<String>) -> GuestFuncti
         modalias,
         driver_version: driver_version(dir),
         link: link(dir),
+        msi: msi(dir),
         node: None,
     }
+}
+
+/// Whether message-signalled interrupts are in use: the kernel lists them. Without a driver nobody has asked for any.
+fn msi(dir: &Path) -> Option<bool> {
+    let used = names(&dir.join("msi_irqs")).ok()?;
+    (!used.is_empty() || dir.join("driver").exists()).then_some(!used.is_empty())
 }
 
 /// Version of the module that the driver came in; drivers of the kernel itself have none.

@@ -44,11 +44,11 @@ pub(crate) fn report(root: &Root) -> Report {
         boot_id,
         uptime_ms,
         machine,
-        windows: None,
         functions,
         connectors,
         log,
         unknown,
+        ..Report::default()
     }
 }
 

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::fs::{self, File, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -14,14 +14,16 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::health::ailment;
 use crate::holders::{self, Holder, group_node};
 use crate::process::ProcessRef;
 use crate::raw::{in_child, tell};
+use crate::reset::ResetTry;
 use crate::roots::link_name;
 use crate::state::{JournalEntry, NodeOwner, QuarantineEntry, StateDir, StateError};
 use crate::{Card, CardState, Inventory, PciAddress, Roots, clock, names};
 
-const VFIO: &str = "vfio-pci";
+pub(crate) const VFIO: &str = "vfio-pci";
 
 /// How long the kernel may take.
 #[derive(Clone, Copy, Debug)]
@@ -82,6 +84,14 @@ pub enum BindError {
         limit_s: u64,
         /// The child that hangs.
         pid: u32,
+    },
+    /// It was taken, and does not answer.
+    #[error("{card} is of no use and in quarantine now: {why}")]
+    Dead {
+        /// Which card.
+        card: String,
+        /// What was seen.
+        why: String,
     },
     /// All writes went well, and still another driver has the function.
     #[error("{address} was offered to vfio-pci and is with {} now: {hint}", now.as_deref().unwrap_or("no driver"))]
@@ -157,6 +167,9 @@ pub struct GivenBack {
     pub functions: Vec<FunctionBack>,
     /// Why the card is in quarantine now; `None` when all is well.
     pub quarantined: Option<String>,
+    /// How the card was reset between its tenants.
+    #[serde(default)]
+    pub resets: Vec<ResetTry>,
 }
 
 impl fmt::Display for GivenBack {
@@ -168,6 +181,9 @@ impl fmt::Display for GivenBack {
             if back.driver_now != back.driver_before {
                 write!(f, " (had {})", name(&back.driver_before))?;
             }
+        }
+        for tried in &self.resets {
+            write!(f, "; {tried}")?;
         }
         match &self.quarantined {
             Some(why) => write!(f, "; in quarantine: {why}"),
@@ -216,15 +232,15 @@ impl Place<'_> {
         let nodes = entries
             .iter()
             .try_for_each(|entry| self.take(entry, &title))
+            .and_then(|()| self.check_health(&entries, &title))
             .and_then(|()| entries.iter().map(|entry| self.hand_out(entry, job)).collect());
         match nodes {
-            Err(BindError::Hung { card, path, text, limit_s, pid }) => {
-                let error = BindError::Hung { card, path, text, limit_s, pid };
+            Err(error @ (BindError::Hung { .. } | BindError::Dead { .. })) => {
                 self.give_up(&entries, &error.to_string())?;
                 Err(error)
             }
             Err(error) => {
-                let back = self.put_back(&entries)?;
+                let back = self.put_back(&entries, Vec::new())?;
                 Err(match back.quarantined {
                     Some(reason) => BindError::Refused { why: format!("{error}; and then {reason}") },
                     None => error,
@@ -257,10 +273,56 @@ impl Place<'_> {
         if !holders.is_empty() {
             return Err(BindError::InUse { card: self.title(&entries), holders });
         }
-        self.put_back(&entries)
+        let title = self.title(&entries);
+        let ours: Vec<PciAddress> = entries.iter().map(|entry| entry.address).collect();
+        match self.reset(&ours, &title).and_then(|resets| self.put_back(&entries, resets)) {
+            Err(error @ BindError::Hung { .. }) => {
+                self.give_up(&entries, &error.to_string())?;
+                Err(error)
+            }
+            done => done,
+        }
     }
 
-    fn inventory(&self) -> Result<Inventory, BindError> {
+    /// A reserved card stays with vfio-pci and needs no root: it is only reset and looked at.
+    pub(crate) fn tidy(&self, functions: &[PciAddress], name: &str) -> Result<GivenBack, BindError> {
+        let inventory = self.inventory()?;
+        let holders = holders::of_functions(&inventory, functions, self.roots);
+        if !holders.is_empty() {
+            return Err(BindError::InUse { card: name.into(), holders });
+        }
+        let resets = self.reset(functions, name)?;
+        let reason = functions.iter().find_map(|f| ailment(f, self.roots, self.limits.write));
+        if let Some(reason) = &reason {
+            self.quarantine(name, functions, reason)?;
+        }
+        let vfio = || Some(VFIO.to_string());
+        let back = |address: &PciAddress| FunctionBack {
+            address: *address,
+            driver_before: vfio(),
+            driver_now: self.driver(address),
+        };
+        Ok(GivenBack { functions: functions.iter().map(back).collect(), quarantined: reason, resets })
+    }
+
+    /// A function that says nothing after vfio-pci took it is of no use to anybody.
+    fn check_health(&self, entries: &[JournalEntry], title: &str) -> Result<(), BindError> {
+        let ill = entries.iter().find_map(|e| ailment(&e.address, self.roots, self.limits.write));
+        ill.map_or(Ok(()), |why| Err(BindError::Dead { card: title.into(), why }))
+    }
+
+    /// Writes down what is about to be done to functions that are in the journal.
+    pub(crate) fn note_doing(&self, functions: &[PciAddress], what: &str) -> Result<(), BindError> {
+        for mut entry in self.state.journal(self.roots) {
+            if functions.contains(&entry.address) {
+                entry.doing = Some(what.into());
+                self.state.write_journal(&entry)?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(crate) fn inventory(&self) -> Result<Inventory, BindError> {
         Inventory::read(self.roots).map_err(|e| BindError::State { why: e.to_string() })
     }
 
@@ -344,6 +406,7 @@ impl Place<'_> {
                 override_before: f.driver_override.clone(),
                 group: f.group,
                 node_before: f.group.and_then(|group| owner_of(&group_node(group, self.roots))),
+                doing: None,
             })
             .collect();
         for entry in &entries {
@@ -392,11 +455,22 @@ impl Place<'_> {
     }
 
     /// Undoes what `entries` say, as far as it was done. Also right after half a bind.
-    fn put_back(&self, entries: &[JournalEntry]) -> Result<GivenBack, BindError> {
+    ///
+    /// A card that answers nothing is not offered to its driver, which might hang with it.
+    fn put_back(&self, entries: &[JournalEntry], resets: Vec<ResetTry>) -> Result<GivenBack, BindError> {
         if entries.is_empty() {
             return Ok(GivenBack::default());
         }
         let title = self.title(entries);
+        let dead = entries.iter().find_map(|e| ailment(&e.address, self.roots, self.limits.write));
+        if let Some(reason) = dead {
+            self.give_up(entries, &reason)?;
+            return Ok(GivenBack {
+                functions: self.functions_back(entries),
+                quarantined: Some(reason),
+                resets,
+            });
+        }
         let undone = entries
             .iter()
             .try_for_each(|entry| self.let_go(entry, &title))
@@ -405,20 +479,21 @@ impl Place<'_> {
             self.give_up(entries, &error.to_string())?;
             return Err(error);
         }
-        let functions: Vec<FunctionBack> = entries
-            .iter()
-            .map(|entry| FunctionBack {
-                address: entry.address,
-                driver_before: entry.driver_before.clone(),
-                driver_now: self.driver(&entry.address),
-            })
-            .collect();
-        let reason = entries.iter().find_map(|entry| self.ailment(entry));
+        let reason = entries.iter().find_map(|entry| self.not_as_before(entry));
         match &reason {
             Some(reason) => self.give_up(entries, reason)?,
             None => entries.iter().try_for_each(|entry| self.state.remove_journal(&entry.address))?,
         }
-        Ok(GivenBack { functions, quarantined: reason })
+        Ok(GivenBack { functions: self.functions_back(entries), quarantined: reason, resets })
+    }
+
+    fn functions_back(&self, entries: &[JournalEntry]) -> Vec<FunctionBack> {
+        let back = |entry: &JournalEntry| FunctionBack {
+            address: entry.address,
+            driver_before: entry.driver_before.clone(),
+            driver_now: self.driver(&entry.address),
+        };
+        entries.iter().map(back).collect()
     }
 
     /// Clears the override and takes the function from vfio-pci, if that had it only because of us.
@@ -461,19 +536,8 @@ impl Place<'_> {
     }
 
     /// What is wrong with a function that was given back.
-    fn ailment(&self, entry: &JournalEntry) -> Option<String> {
-        let device = self.roots.device(&entry.address);
+    fn not_as_before(&self, entry: &JournalEntry) -> Option<String> {
         let address = entry.address.short();
-        if !device.exists() {
-            return Some(format!("{address} left the bus while it was lent: reseat it or reboot the host"));
-        }
-        let mut first = [0u8; 4];
-        let config = File::open(device.join("config")).and_then(|mut file| file.read_exact(&mut first));
-        if config.is_ok() && first == [0xff; 4] {
-            return Some(format!(
-                "{address} answers nothing (its configuration space is all ones): it needs a cold start of the host"
-            ));
-        }
         let now = self.driver(&entry.address);
         (now != entry.driver_before).then(|| {
             let name =
@@ -488,13 +552,22 @@ impl Place<'_> {
 
     /// Quarantine instead of a second try.
     fn give_up(&self, entries: &[JournalEntry], reason: &str) -> Result<(), BindError> {
-        let name = self.title(entries);
-        let functions = entries.iter().map(|entry| entry.address).collect();
-        let boot_id = self.roots.boot_id();
-        let entry = QuarantineEntry { name, functions, reason: reason.into(), since: clock::now(), boot_id };
-        self.state.put_in_quarantine(&entry)?;
+        let functions: Vec<PciAddress> = entries.iter().map(|entry| entry.address).collect();
+        self.quarantine(&self.title(entries), &functions, reason)?;
         entries.iter().try_for_each(|entry| self.state.remove_journal(&entry.address))?;
         Ok(())
+    }
+
+    fn quarantine(&self, name: &str, functions: &[PciAddress], reason: &str) -> Result<(), BindError> {
+        let (functions, boot_id) = (functions.to_vec(), self.roots.boot_id());
+        let entry = QuarantineEntry {
+            name: name.into(),
+            functions,
+            reason: reason.into(),
+            since: clock::now(),
+            boot_id,
+        };
+        Ok(self.state.put_in_quarantine(&entry)?)
     }
 
     fn title(&self, entries: &[JournalEntry]) -> String {
@@ -529,30 +602,47 @@ impl Place<'_> {
     }
 
     /// One write to sysfs, in a child with a limit.
-    fn write(&self, path: &Path, text: &str, card: &str) -> Result<(), BindError> {
-        let failed = |why: String| BindError::Write { path: path.into(), text: text.trim().into(), why };
+    pub(crate) fn write(&self, path: &Path, text: &str, card: &str) -> Result<(), BindError> {
+        // no create and no truncate: a file that sysfs does not have must stay an error
+        let write = || File::options().write(true).open(path).and_then(|mut f| f.write_all(text.as_bytes()));
+        let written = self.in_kernel(path, text.trim(), card, write)?;
+        written.map_err(|e| BindError::Write {
+            path: path.into(),
+            text: text.trim().into(),
+            why: e.to_string(),
+        })
+    }
+
+    /// Something that may hang in the kernel, in a child with a limit. The outer error is [`BindError::Hung`].
+    pub(crate) fn in_kernel(
+        &self,
+        path: &Path,
+        what: &str,
+        card: &str,
+        work: impl FnOnce() -> io::Result<()>,
+    ) -> Result<io::Result<()>, BindError> {
         let end = in_child(self.limits.write, |pipe| {
-            // no create and no truncate: a file that sysfs does not have must stay an error
-            let written =
-                File::options().write(true).open(path).and_then(|mut f| f.write_all(text.as_bytes()));
-            let number = written.err().map_or(0, |e| e.raw_os_error().unwrap_or(-1));
+            let number = work().err().map_or(0, |e| e.raw_os_error().unwrap_or(-1));
             tell(pipe, &number.to_string());
         });
-        let end = end.map_err(|e| failed(format!("no child could be started: {e}")))?;
+        let end = match end {
+            Ok(end) => end,
+            Err(e) => return Ok(Err(io::Error::other(format!("no child could be started: {e}")))),
+        };
         if let Some(pid) = end.hangs {
             return Err(BindError::Hung {
                 card: card.into(),
                 path: path.into(),
-                text: text.trim().into(),
+                text: what.into(),
                 limit_s: self.limits.write.as_secs(),
                 pid,
             });
         }
-        match String::from_utf8_lossy(&end.said).parse() {
+        Ok(match String::from_utf8_lossy(&end.said).parse() {
             Ok(0) => Ok(()),
-            Ok(number) => Err(failed(io::Error::from_raw_os_error(number).to_string())),
-            Err(_) => Err(failed("the child that wrote it died".into())),
-        }
+            Ok(number) => Err(io::Error::from_raw_os_error(number)),
+            Err(_) => Err(io::Error::other("the child that did it died")),
+        })
     }
 }
 
@@ -616,6 +706,7 @@ mod tests {
             override_before: None,
             group: None,
             node_before: None,
+            doing: None,
         }
     }
 

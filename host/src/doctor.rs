@@ -5,6 +5,7 @@ use std::fs;
 use serde::{Deserialize, Serialize};
 
 use crate::card::{Card, CardState};
+use crate::health::way_out;
 use crate::inventory::{HostError, Inventory, IommuFacts};
 use crate::recovery::{self, Left};
 use crate::roots::read_line;
@@ -162,17 +163,22 @@ fn card(card: &Card) -> Finding {
             Some(warning) => finding(Level::Warn, format!("ready to lend; {warning}")),
             None => finding(Level::Ok, "ready to lend, alone in its group".into()),
         },
-        CardState::Lent { alive: true, .. } | CardState::HostDisplay => finding(Level::Ok, card.state.to_string()),
+        CardState::Lent { alive: true, .. } | CardState::HostDisplay => {
+            finding(Level::Ok, card.state.to_string())
+        }
         CardState::Lent { .. } => finding(Level::Warn, card.state.to_string()),
         CardState::InUse { .. } => finding(Level::Warn, card.state.to_string())
-            .fix("close it, or keep the card free from boot: vfio-pci.ids or a driver_override rule for its address")
+            .fix(format!(
+                "close it, or keep the card free from boot: sudo no43 host setup --reserve {}",
+                card.address.slot_name()
+            ))
             .why("a driver that is unbound under its users may hang for ever"),
         CardState::NoIommu => finding(Level::Problem, "is in no IOMMU group".into()).fix("see IOMMU above"),
         CardState::NotViable { endpoint } => finding(Level::Problem, endpoint.to_string())
             .fix("move the card to another slot, or turn on \"ACS\" in the firmware if it has that switch")
             .why("a group goes to one VM as a whole; giving it away would take that device too"),
         CardState::Quarantined { .. } => {
-            finding(Level::Problem, card.state.to_string()).fix("reboot the host; a card that is hung may need a cold start")
+            finding(Level::Problem, card.state.to_string()).fix(way_out(&card.address))
         }
     }
 }

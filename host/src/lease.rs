@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::binding::{Limits, Place, VfioNode, already_ours, check_access};
 use crate::card::{Card, CardState};
+use crate::health::way_out;
 use crate::holders::Holder;
 use crate::inventory::HostError;
 use crate::process::ProcessRef;
@@ -170,10 +171,12 @@ pub enum LeaseError {
         holders: Vec<Holder>,
     },
     /// It did not come back healthy.
-    #[error("{card} is in quarantine since {}: {reason}", clock::since(*since))]
+    #[error("{card} is in quarantine since {}: {reason}; way out: {way_out}", clock::since(*since))]
     Quarantined {
         /// The card.
         card: String,
+        /// What to do.
+        way_out: String,
         /// What was wrong.
         reason: String,
         /// Seconds since 1970.
@@ -214,6 +217,8 @@ pub struct Lease {
     roots: Roots,
     limits: Limits,
     bound: bool,
+    /// The cards were with vfio-pci and open to this user already: nothing is in the journal.
+    reserved: bool,
 }
 
 /// Leases every card that the requests ask for, or none. `holder` is the run's name, shown to whoever comes second.
@@ -248,6 +253,7 @@ pub fn lease(
         roots: roots.clone(),
         limits: Limits::default(),
         bound: false,
+        reserved: false,
     })
 }
 
@@ -358,7 +364,9 @@ fn refusal(card: &Card, state: &CardState) -> LeaseError {
             name: endpoint.name,
             driver: endpoint.driver.unwrap_or_default(),
         },
-        CardState::Quarantined { reason, since } => LeaseError::Quarantined { card: name, reason, since },
+        CardState::Quarantined { reason, since } => {
+            LeaseError::Quarantined { card: name, way_out: way_out(&card.address), reason, since }
+        }
         CardState::Ready => LeaseError::TooFew { wanted: name, count: 1, free: 0, cards: vec![card.clone()] },
     }
 }
@@ -383,7 +391,15 @@ impl Lease {
         let cards = inventory.cards_now(state, roots);
         let cards = cards.into_iter().filter(|card| record.functions().any(|f| card.has(&f))).collect();
         let (state, roots) = (state.clone(), roots.clone());
-        Ok(Some(Lease { record, cards, state, roots, limits: Limits::default(), bound: true }))
+        Ok(Some(Lease {
+            record,
+            cards,
+            state,
+            roots,
+            limits: Limits::default(),
+            bound: true,
+            reserved: true,
+        }))
     }
 
     /// Unique on this host.
@@ -423,6 +439,7 @@ impl Lease {
             return Err(BindError::InUse { card: title, holders });
         }
         if let Some(nodes) = already_ours(&inventory, &functions, &self.roots) {
+            self.reserved = true;
             return Ok(nodes);
         }
         self.bound = true;
@@ -471,11 +488,14 @@ impl Lease {
     ///
     /// Refused while a machine has the card open; then the lease stays, on disk at least.
     pub fn give_back(mut self, privilege: &Privilege) -> Result<GivenBack, BindError> {
+        let title = self.cards.iter().map(Card::titled).collect::<Vec<_>>().join(" and ");
         let back = match self.has_journal() {
             true => privilege.release(&self.functions(), &self.place()),
+            false if self.reserved => self.place().tidy(&self.functions(), &title),
             false => Ok(GivenBack::default()),
         };
-        self.bound = self.has_journal();
+        // a machine that still has a reserved card keeps the lease, too
+        self.bound = self.has_journal() || (self.reserved && matches!(back, Err(BindError::InUse { .. })));
         if !self.bound {
             let _lock = self.state.lock_leases()?;
             self.state.remove_lease(&self.record.id)?;

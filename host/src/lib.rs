@@ -7,9 +7,11 @@
 mod address;
 mod binding;
 mod clock;
+mod health;
 mod names;
 mod process;
 mod raw;
+mod reset;
 mod roots;
 mod size;
 
@@ -36,6 +38,7 @@ pub use lease::{CardRequest, Lease, LeaseError, lease};
 pub use names::device as device_name;
 pub use privilege::Privilege;
 pub use process::ProcessRef;
+pub use reset::ResetTry;
 pub use roots::Roots;
 pub use size::size;
 pub use state::{StateDir, StateError};

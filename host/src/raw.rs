@@ -1,17 +1,19 @@
-//! The only unsafe code here: a forked child with a limit, guest memory for the KVM probe, and local time.
+//! The only unsafe code here: a forked child with a limit, vfio's reset, guest memory for the KVM probe, and local time.
 //!
 //! Why fork: a write to sysfs can hang in the kernel for ever (a driver that waits for its users), and then neither the
 //! thread nor the process that made it ever ends. A child that hangs is left to the kernel, and we go on.
 
 #![allow(
     unsafe_code,
-    reason = "fork, mmap for a vCPU and localtime_r have no safe wrapper in the crates used here"
+    reason = "fork, ioctls, mmap for a vCPU and localtime_r have no safe wrapper in the crates used here"
 )]
 
+use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -62,7 +64,7 @@ fn child(null: &OwnedFd, write_end: &OwnedFd, work: impl FnOnce(&mut File)) -> !
         }
         libc::dup2(write_end.as_raw_fd(), 3);
         libc::syscall(libc::SYS_close_range, 4u32, u32::MAX, 0u32);
-        std::os::fd::FromRawFd::from_raw_fd(3)
+        FromRawFd::from_raw_fd(3)
     };
     let ended = catch_unwind(AssertUnwindSafe(|| work(&mut pipe)));
     // SAFETY: ends the child without running the parent's exit handlers
@@ -101,6 +103,49 @@ fn collect(mut pipe: File, pid: Pid, limit: Duration) -> io::Result<ChildEnd> {
 /// Tells the parent; a parent that has gone away is no reason to stop.
 pub(crate) fn tell(pipe: &mut File, text: &str) {
     let _ = pipe.write_all(text.as_bytes());
+}
+
+/// Resets a slot through vfio: the kernel does it only if everything that is reset with it belongs to these groups.
+///
+/// Fails with EBUSY while a VM has one of them. The requests and structures are those of `linux/vfio.h`.
+pub(crate) fn vfio_hot_reset(container: &Path, groups: &[PathBuf], function: &CStr) -> io::Result<()> {
+    const SET_IOMMU: libc::c_ulong = 0x3b66;
+    const GROUP_SET_CONTAINER: libc::c_ulong = 0x3b68;
+    const GROUP_GET_DEVICE_FD: libc::c_ulong = 0x3b6a;
+    const DEVICE_PCI_HOT_RESET: libc::c_ulong = 0x3b71;
+    const TYPE1_IOMMU: libc::c_ulong = 1;
+    #[repr(C)]
+    struct HotReset {
+        argsz: u32,
+        flags: u32,
+        count: u32,
+        groups: [i32; 8],
+    }
+    let open = |path: &Path| OpenOptions::new().read(true).write(true).open(path);
+    let container = open(container)?;
+    let groups: Vec<File> = groups.iter().map(|path| open(path)).collect::<io::Result<_>>()?;
+    let first = groups.first().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut reset = HotReset { argsz: 0, flags: 0, count: 0, groups: [-1; 8] };
+    if groups.len() > reset.groups.len() {
+        return Err(io::Error::from_raw_os_error(libc::E2BIG));
+    }
+    reset.argsz = u32::try_from(size_of::<HotReset>()).unwrap_or(0);
+    let done = |result: libc::c_int| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) };
+    // SAFETY: every request gets what linux/vfio.h says: a pointer to an open descriptor, a number, a C string, or the
+    // structure above, whose size it carries; the descriptor that comes back is ours alone
+    unsafe {
+        for (n, group) in groups.iter().enumerate() {
+            let number = container.as_raw_fd();
+            done(libc::ioctl(group.as_raw_fd(), GROUP_SET_CONTAINER, &raw const number))?;
+            reset.groups[n] = group.as_raw_fd();
+            reset.count += 1;
+        }
+        done(libc::ioctl(container.as_raw_fd(), SET_IOMMU, TYPE1_IOMMU))?;
+        let device = done(libc::ioctl(first.as_raw_fd(), GROUP_GET_DEVICE_FD, function.as_ptr()))?;
+        let device = OwnedFd::from_raw_fd(device);
+        done(libc::ioctl(device.as_raw_fd(), DEVICE_PCI_HOT_RESET, &raw mut reset))?;
+    }
+    Ok(())
 }
 
 /// 256 KiB of guest memory at guest address 0.
@@ -208,7 +253,7 @@ mod tests {
         let lock = File::open("/dev/null").unwrap();
         let number = lock.as_raw_fd();
         let end = in_child(Duration::from_secs(10), |pipe| {
-            let open = std::path::Path::new("/proc/self/fd").join(number.to_string()).exists();
+            let open = Path::new("/proc/self/fd").join(number.to_string()).exists();
             tell(pipe, if open && number > 3 { "open" } else { "closed" });
         });
         assert_eq!(end.unwrap().said, b"closed");

@@ -166,6 +166,9 @@ pub struct JournalEntry {
     pub group: Option<u32>,
     /// Who owned the group's node before, where it was there already.
     pub node_before: Option<NodeOwner>,
+    /// What was being done to it beyond binding, for example a reset: whoever finds it after a crash knows what hung.
+    #[serde(default)]
+    pub doing: Option<String>,
 }
 
 impl JournalEntry {

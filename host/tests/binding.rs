@@ -188,6 +188,92 @@ fn a_card_that_answers_all_ones_is_quarantined() {
 }
 
 #[test]
+fn a_dead_card_is_not_offered_to_its_driver() {
+    let mut host = FakeHost::lab();
+    host.start_kernel(Mood::Obedient);
+    let mut lease = take(&host, CardRequest::at("01:00".parse().unwrap()), QUICK).unwrap();
+    let _ = lease.bind(&Privilege::Root).unwrap();
+    fs::write(host.device("01:00.1").join("config"), [0xff; 64]).unwrap();
+    let back = lease.give_back(&Privilege::Root).unwrap();
+    assert!(back.quarantined.unwrap().starts_with("01:00.1 answers nothing"));
+    assert_eq!(host.driver("01:00.0").as_deref(), Some("vfio-pci"), "nothing was tried with it");
+    assert!(host.state.journal(&host.roots).is_empty());
+}
+
+#[test]
+fn a_card_that_dies_while_it_is_taken_goes_into_quarantine_and_others_go_on() {
+    let mut host = FakeHost::lab();
+    host.start_kernel(Mood::Obedient);
+    fs::create_dir_all(host.device("01:00.0").join("power")).unwrap();
+    fs::write(host.device("01:00.0").join("power_state"), "D3cold\n").unwrap();
+    fs::write(host.device("01:00.0").join("power/runtime_status"), "active\n").unwrap();
+    let mut lease = take(&host, CardRequest::at("01:00".parse().unwrap()), QUICK).unwrap();
+    let error = lease.bind(&Privilege::Root).unwrap_err();
+    insta::assert_snapshot!(error.to_string(), @"QEMU standard VGA at 01:00 is of no use and in quarantine now: 01:00.0 is stuck in D3cold although it should be awake: it needs a cold start of the host");
+    drop(lease);
+    let refused = take(&host, CardRequest::at("01:00".parse().unwrap()), QUICK).unwrap_err();
+    assert!(refused.to_string().ends_with("way out: reboot the host (a card that hangs may need a cold start); when it is well again without one: sudo no43 release --end-quarantine 01:00.0"), "{refused}");
+    let mut other = take(&host, CardRequest::any(), QUICK).unwrap();
+    assert_eq!(other.bind(&Privilege::Root).unwrap().len(), 2);
+    assert!(other.give_back(&Privilege::Root).unwrap().is_complete());
+}
+
+/// Lends the first card, gives it back, and says which ways of a reset were tried.
+fn resets(host: &mut FakeHost) -> String {
+    host.start_kernel(Mood::Obedient);
+    let mut lease = take(host, CardRequest::at("01:00".parse().unwrap()), QUICK).unwrap();
+    let _ = lease.bind(&Privilege::Root).unwrap();
+    let back = lease.give_back(&Privilege::Root).unwrap();
+    assert!(back.is_complete(), "{back}");
+    back.resets.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+#[test]
+fn a_slot_is_reset_by_its_bridge_when_all_below_is_ours() {
+    let mut host = FakeHost::lab();
+    let bridge = host.device("00:02.0").join("reset_subordinate");
+    fs::write(&bridge, "").unwrap();
+    assert_eq!(resets(&mut host), "01:00 reset by the bridge above");
+    assert_eq!(fs::read_to_string(&bridge).unwrap(), "1");
+}
+
+#[test]
+fn a_bridge_with_a_stranger_below_is_left_alone() {
+    let mut host = FakeHost::new(&[
+        Spec::new("00:02.0", "0604", "1b36:000c", 2, "pcieport"),
+        Spec::new("01:00.0", "0380", "1234:1111", 4, "bochs-drm").below("00:02.0"),
+        Spec::new("01:01.0", "0108", "1b36:0010", 5, "nvme").below("00:02.0"),
+    ]);
+    let bridge = host.device("00:02.0").join("reset_subordinate");
+    fs::write(&bridge, "").unwrap();
+    fs::write(host.device("01:00.0").join("reset"), "").unwrap();
+    assert_eq!(resets(&mut host), "01:00 reset function by function");
+    assert_eq!(fs::read_to_string(&bridge).unwrap(), "");
+    assert_eq!(fs::read_to_string(host.device("01:00.0").join("reset")).unwrap(), "1");
+}
+
+#[test]
+fn a_card_that_cannot_be_reset_is_given_back_all_the_same() {
+    let mut host = FakeHost::lab();
+    assert_eq!(resets(&mut host), "");
+}
+
+#[test]
+fn a_reset_that_hangs_means_quarantine_and_the_journal_said_what_was_done() {
+    let mut host = FakeHost::lab();
+    let bridge = host.device("00:02.0").join("reset_subordinate");
+    assert!(Command::new("mkfifo").arg(&bridge).status().unwrap().success());
+    host.start_kernel(Mood::Obedient);
+    let mut lease = take(&host, CardRequest::at("01:00".parse().unwrap()), QUICK).unwrap();
+    let _ = lease.bind(&Privilege::Root).unwrap();
+    lease.set_limits(IMPATIENT);
+    let error = lease.give_back(&Privilege::Root).unwrap_err();
+    assert!(matches!(error, BindError::Hung { .. }), "{error}");
+    assert!(matches!(card(&host, "01:00.0").state, CardState::Quarantined { .. }));
+    assert_eq!(host.driver("01:00.0").as_deref(), Some("vfio-pci"));
+}
+
+#[test]
 fn a_card_that_was_pulled_out_is_told() {
     let mut host = FakeHost::lab();
     host.start_kernel(Mood::Obedient);

@@ -23,4 +23,4 @@ pub(crate) use conflicts::own_file;
 pub use finding::{Finding, Severity};
 pub use lint::{has_errors, lint, lint_bytes, read_file};
 pub use render::{ERROR_HANDLER, FILE_NAME, FOLDER, error_handler};
-pub use settings::{Arch, Image, Settings, SystemUpdates, Updates};
+pub use settings::{Arch, DriverUpdates, Image, Settings, SystemUpdates, Updates};

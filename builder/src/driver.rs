@@ -4,8 +4,11 @@
 //! file for Linux. [`Package::drives`] answers for one card on one Windows, with the nearest reason where the answer is no.
 
 mod archive;
+pub mod catalogue;
 mod chips;
 mod display;
+mod facts;
+pub(crate) mod gate;
 mod inf;
 mod linux;
 mod text;
@@ -14,10 +17,14 @@ mod version;
 use std::path::{Path, PathBuf};
 
 use no43_host::PciId;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-pub use chips::{FIRST_FOR_VMS, GENERATIONS, Generation, NVIDIA, generation_of};
+pub use chips::{
+    BRANCHES, Branch, FIRST_FOR_VMS, GENERATIONS, Generation, NVIDIA, WINDOWS_ENDS, WindowsEnd, branch_of,
+    generation_of,
+};
 pub use display::{Device, DisplayInf, Models, Subsystem, Target};
+pub use facts::{DriverFacts, ModelFacts, Signer};
 pub use text::Encoding;
 pub use version::{NoVersion, Version};
 
@@ -62,7 +69,7 @@ pub enum DriverError {
 }
 
 /// For which system a package is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum System {
     /// Windows.
@@ -72,7 +79,7 @@ pub enum System {
 }
 
 /// For which computers its INF files are.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// Any board with a listed chip.
@@ -97,6 +104,8 @@ pub struct Package {
     pub dch: bool,
     /// For which computers; `None` where it lists no devices.
     pub form: Option<Form>,
+    /// Who signed the catalogues of its display drivers; `None` for Linux.
+    pub signer: Option<Signer>,
     /// How many files it holds.
     pub files: usize,
     /// Their size, unpacked.
@@ -138,6 +147,7 @@ impl Package {
             version: None,
             dch: false,
             form: None,
+            signer: None,
             files: 0,
             bytes: 0,
             infs: Vec::new(),
@@ -157,6 +167,7 @@ impl Package {
         package.version = infs.iter().filter(|inf| is_nvidia(inf)).filter_map(|inf| inf.version).max();
         package.dch = infs.iter().any(|inf| inf.dch);
         package.form = form_of(&infs);
+        package.signer = infs.iter().map(|inf| signer(inf, &contents.texts)).max();
         (package.files, package.bytes) = (contents.files, contents.bytes);
         package.infs = infs;
         package.compare_infs();
@@ -415,6 +426,17 @@ impl std::fmt::Display for Reason {
             Self::NotListed { nearest: None } => f.write_str("no INF in it lists any card"),
         }
     }
+}
+
+/// Who signed the catalogue that an INF names; it lies beside the INF.
+fn signer(inf: &DisplayInf, members: &[archive::Member]) -> Signer {
+    let folder = inf.path.rsplit_once('/').map_or("", |(folder, _)| folder);
+    let beside = |name: &String| {
+        let path = if folder.is_empty() { name.clone() } else { format!("{folder}/{name}") };
+        members.iter().find(|member| member.path.eq_ignore_ascii_case(&path))
+    };
+    let found = inf.catalogue.as_ref().and_then(beside);
+    found.map_or(Signer::Nobody, |member| facts::signer_of(&member.bytes))
 }
 
 fn is_nvidia(inf: &DisplayInf) -> bool {

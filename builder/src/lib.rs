@@ -3,6 +3,7 @@
 //! `Recipe → Lock → Plan → Image`; each arrow is one function: planning is pure, only building touches disks.
 
 pub mod answer;
+pub mod apps;
 pub mod build;
 mod debian;
 pub mod diagnostic;

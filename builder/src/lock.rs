@@ -6,6 +6,7 @@
 
 pub mod apt;
 mod download;
+mod driver;
 mod facts;
 mod fetch;
 pub mod hashes;
@@ -22,6 +23,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::diagnostic::{Kind, Place, Problem, Problems};
+use crate::driver::DriverFacts;
 use crate::key::is_sha256_hex;
 use crate::media::Media;
 
@@ -85,6 +87,9 @@ pub struct InputLock {
     /// Of a Windows installation medium.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub media: Option<Media>,
+    /// Of a driver package.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub driver: Option<DriverFacts>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -175,7 +180,7 @@ impl Lock {
 }
 
 /// Writes `bytes` to `path` by a temporary file in `folder`, readable for everyone.
-fn write_atomically(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+pub(crate) fn write_atomically(folder: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let mut aside = tempfile::Builder::new().prefix(".no43-").tempfile_in(folder)?;
     aside.write_all(bytes)?;

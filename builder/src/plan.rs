@@ -4,7 +4,7 @@
 //! `cards`, `user`, `display`, `network`, `checks`) is given when the machine starts and never enters a key.
 
 mod devices;
-mod gather;
+pub(crate) mod gather;
 mod make;
 mod show;
 
@@ -304,6 +304,9 @@ pub struct MachinePlan {
     /// write raises an interrupt without its lock. The only other way, an interrupt controller outside of KVM, is gone
     /// since QEMU 8. So such a guest runs by TCG; VFIO does not mind.
     pub uefi_under_lab: bool,
+    /// The guest is not shown that it runs under KVM: for GeForce drivers older than branch 465.
+    #[serde(default)]
+    pub hidden: bool,
 }
 
 /// What starts the guest.

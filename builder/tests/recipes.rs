@@ -437,7 +437,6 @@ tpm      = false
 model = "RTX 3070"
 count = 1
 functions = ["video", "audio"]
-legacy = true
 
 [display]
 output  = "looking-glass"
@@ -477,7 +476,7 @@ install = "staged"
 parsec = true
 
 [updates]
-system = "security"
+windows = "security"
 
 [[step]]
 name = "games folder"

@@ -248,7 +248,7 @@ fn typo(scene: &Scene) -> Result<()> {
 
 fn planned_key(scene: &Scene) -> Result<()> {
     let planned =
-        ["[[pci]]\naddress = \"01:00.0\"", "[remote]\nparsec = true", "[driver]\npackage = \"nvidia\""];
+        ["[[pci]]\naddress = \"01:00.0\"", "[remote]\nssh = true", "[[usb]]\ncontroller = \"00:14.0\""];
     for table in planned {
         let seen = check(scene, &format!("{GOOD}\n{table}\n"))?.must_exit(code::RECIPE)?;
         seen.must_say(&["not supported by this version"])?.must_not_say(&["unknown key"])?;

@@ -1,7 +1,7 @@
 //! From settings to the document, pass by pass.
 
 use super::password;
-use super::settings::{Image, Settings, SystemUpdates};
+use super::settings::{DriverUpdates, Image, Settings, SystemUpdates};
 use super::tables::{RegistryValue, registry};
 use super::xml::Element;
 
@@ -213,7 +213,7 @@ impl Settings {
             },
         ];
         let mut groups = vec!["always", "telemetry"];
-        groups.extend((!self.updates.drivers).then_some("driver-updates-off"));
+        groups.extend((self.updates.driver != DriverUpdates::Windows).then_some("driver-updates-off"));
         groups.extend(match self.updates.system {
             SystemUpdates::None => &["updates-none"][..],
             SystemUpdates::Security => &["updates-security", "updates-any"],

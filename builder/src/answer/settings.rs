@@ -77,8 +77,20 @@ pub enum Image {
 pub struct Updates {
     /// Windows itself.
     pub system: SystemUpdates,
-    /// Drivers: off keeps Windows Update from replacing the card's driver.
-    pub drivers: bool,
+    /// The card's driver.
+    pub driver: DriverUpdates,
+}
+
+/// Who may change the card's driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriverUpdates {
+    /// The person; Windows Update offers none.
+    Free,
+    /// Nobody, once it has bound: Windows is told to install no other for these cards.
+    Ours,
+    /// Windows Update, too.
+    Windows,
 }
 
 /// How Windows updates itself.

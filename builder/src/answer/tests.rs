@@ -172,10 +172,10 @@ fn updates_and_remote_desktop_are_off_unless_asked_for() {
     let none = text(&[]);
     assert!(none.contains("NoAutoUpdate") && none.contains("DontSearchWindowsUpdate"));
     assert!(!none.contains("fDenyTSConnections") && !none.contains("FirewallGroup"));
-    let all = text(&["updates.system=all", "updates.drivers=true", "remote.rdp=true"]);
+    let all = text(&["updates.windows=all", "updates.driver=windows", "remote.rdp=true"]);
     assert!(!all.contains("NoAutoUpdate") && !all.contains("DontSearchWindowsUpdate"));
     assert!(all.contains("fDenyTSConnections"));
-    assert!(text(&["updates.system=security"]).contains("DeferFeatureUpdatesPeriodInDays"));
+    assert!(text(&["updates.windows=security"]).contains("DeferFeatureUpdatesPeriodInDays"));
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn names_that_windows_does_not_take() {
 
 #[test]
 fn keys_of_windows_are_refused_in_a_linux_recipe() {
-    let text = "[guest]\nos = 'debian12'\nedition = 'Professional'\nhostname = 'x'\n[machine]\ntpm = true\nfirmware = 'uefi-secure'\ndisk-bus = 'nvme'\n[remote]\nrdp = true\n[updates]\nsystem = 'all'\n";
+    let text = "[guest]\nos = 'debian12'\nedition = 'Professional'\nhostname = 'x'\n[machine]\ntpm = true\nfirmware = 'uefi-secure'\ndisk-bus = 'nvme'\n[remote]\nrdp = true\n[updates]\nwindows = 'all'\n";
     insta::assert_snapshot!(complaint(text, &[]));
 }
 

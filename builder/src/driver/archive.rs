@@ -55,7 +55,7 @@ pub(super) struct Contents {
 /// Whether a file is one that says what the package is for.
 fn is_wanted(path: &str) -> bool {
     let name = path.rsplit('/').next().unwrap_or(path).to_ascii_lowercase();
-    name.ends_with(".inf") || name == "setup.cfg" || name == "listdevices.txt"
+    name.ends_with(".inf") || name.ends_with(".cat") || name == "setup.cfg" || name == "listdevices.txt"
 }
 
 /// Reads the texts of a package file.

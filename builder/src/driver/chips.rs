@@ -58,6 +58,70 @@ pub static GENERATIONS: &[Generation] = &[
     generation("Blackwell", &["GB"], Some(572), None, FIRST_CARD),
 ];
 
+/// Until when NVIDIA said that it makes new drivers for a Windows.
+#[derive(Debug)]
+pub struct WindowsEnd {
+    /// As recipes name it.
+    pub os: &'static str,
+    /// As people do.
+    pub name: &'static str,
+    /// Year and month of the last new driver.
+    pub last: (u16, u8),
+    /// Who said so.
+    pub source: &'static str,
+}
+
+/// Known ends. What a package itself lists counts more: this only explains.
+pub static WINDOWS_ENDS: &[WindowsEnd] = &[WindowsEnd {
+    os: "windows10",
+    name: "Windows 10",
+    last: (2026, 10),
+    source: "NVIDIA's announcement of 2025-07 for GeForce; not verified",
+}];
+
+/// Until when a branch is looked after.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Branch {
+    /// Its number.
+    pub branch: u16,
+    /// What NVIDIA calls it.
+    pub kind: &'static str,
+    /// Year and month of its end; `None` where it has ended already.
+    pub until: Option<&'static str>,
+    /// Where that stands.
+    pub source: &'static str,
+}
+
+/// NVIDIA's table of data centre branches, seen 2026-11, and its list of legacy branches for Unix. Branches of GeForce drivers for
+/// Windows have no such list.
+pub static BRANCHES: &[Branch] = &[
+    branch(340, "legacy (GeForce 8 and 9)", None, FORUM),
+    branch(390, "legacy (Fermi)", None, FORUM),
+    branch(470, "legacy (Kepler)", None, "nvidia.com/drivers/unix, seen 2026-11"),
+    branch(535, "long-term support", Some("2026-06"), DATA_CENTRE),
+    branch(580, "long-term support", Some("2028-06"), DATA_CENTRE),
+    branch(595, "production", Some("2027-03"), DATA_CENTRE),
+    branch(610, "new feature", Some("2026-08"), DATA_CENTRE),
+];
+
+const DATA_CENTRE: &str = "docs.nvidia.com, supported drivers and CUDA toolkit versions, seen 2026-11";
+const FORUM: &str = "forums.developer.nvidia.com, current graphics driver releases, seen 2026-11";
+
+const fn branch(
+    branch: u16,
+    kind: &'static str,
+    until: Option<&'static str>,
+    source: &'static str,
+) -> Branch {
+    Branch { branch, kind, until, source }
+}
+
+/// What is known of a version's branch.
+pub fn branch_of(version: Version) -> Option<&'static Branch> {
+    BRANCHES.iter().find(|branch| branch.branch == version.branch)
+}
+
 /// The generation of a card, by the chip's name in the PCI id list; `None` if that does not tell.
 pub fn generation_of(id: PciId) -> Option<&'static Generation> {
     if id.vendor != NVIDIA {

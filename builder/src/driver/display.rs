@@ -31,6 +31,8 @@ pub struct DisplayInf {
     pub dch: bool,
     /// How the file is written.
     pub encoding: Encoding,
+    /// The signed list of its files, beside it.
+    pub catalogue: Option<String>,
     /// Its models by Windows build, as listed.
     pub models: Vec<Models>,
 }
@@ -121,8 +123,33 @@ pub(super) fn read(path: &str, bytes: &[u8]) -> Option<DisplayInf> {
         // what a live system is told apart by; a DCH package writes it when it is installed
         dch: inf.mentions("DCHUVen"),
         encoding,
+        catalogue: catalogue(&inf),
         models,
     })
+}
+
+/// `CatalogFile`, or `CatalogFile.NTamd64` and the like, which counts more.
+fn catalogue(inf: &Inf) -> Option<String> {
+    let named = |entry: &super::inf::Entry| entry.key.to_ascii_lowercase().starts_with("catalogfile");
+    let all = inf.section("Version").filter(named);
+    all.max_by_key(|entry| entry.key.len()).and_then(|entry| entry.values.into_iter().next())
+}
+
+impl DisplayInf {
+    /// One that says nothing yet.
+    pub(super) fn empty(path: &str) -> Self {
+        Self {
+            path: path.to_owned(),
+            provider: String::new(),
+            date: String::new(),
+            driver_ver: String::new(),
+            version: None,
+            dch: false,
+            encoding: Encoding::Utf8,
+            catalogue: None,
+            models: Vec::new(),
+        }
+    }
 }
 
 /// The set-up class of display adapters.
@@ -158,7 +185,7 @@ fn models(inf: &Inf, section: &str, left: &mut usize) -> Option<Models> {
 
 impl Target {
     /// Reads a decoration: `NT[arch][.[major][.[minor][.[product type][.[suite][.[build]]]]]]`; `None` if it is none.
-    fn parse(decoration: &str) -> Option<Self> {
+    pub(super) fn parse(decoration: &str) -> Option<Self> {
         if decoration.is_empty() {
             return Some(Self { architecture: None, windows: (0, 0), build: 0 });
         }

@@ -127,7 +127,7 @@ pub(super) static CAUSES: &[Row] = &[
     row(
         Cause::UpdateTookOver,
         "something else than the plan restarts the guest: an update took over",
-        "network.mode = \"none\" while it is built, or updates.system = \"none\"",
+        "network.mode = \"none\" while it is built, or updates.windows = \"none\"",
     ),
     row(Cause::Action, "a set-up action failed", "the action's log is below"),
     row(Cause::DiskFull, "no room left on the disk", "machine.disk: ask for more; and look at df here"),

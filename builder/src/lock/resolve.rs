@@ -11,7 +11,7 @@ use super::apt::{self, HostSource};
 use super::download::{self, Progress};
 use super::fetch::{FetchError, fetch};
 use super::hashes::HashCache;
-use super::{InputLock, Lock, SuiteLock, media, verify};
+use super::{InputLock, Lock, SuiteLock, driver, media, verify};
 use crate::diagnostic::{Kind, Problem, Problems, nearest};
 use crate::recipe::{Guest, Input, InputFrom, Resolved};
 
@@ -79,7 +79,7 @@ pub struct Change {
 impl fmt::Display for Change {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(old) = &self.old else {
-            let said = ["windows", "virtio-win", "version", "date", "size"]
+            let said = ["windows", "virtio-win", "driver", "version", "date", "size"]
                 .into_iter()
                 .filter_map(|key| self.new.get(key));
             let said: Vec<&str> = said.map(String::as_str).collect();
@@ -284,7 +284,9 @@ fn resolve_input(
         }
     };
     // Looked at before it is hashed: minutes are saved when a page or a Linux disc was named.
-    let (media, facts) = media::look_into(recipe, name, input, &path)?;
+    let (media, mut facts) = media::look_into(recipe, name, input, &path)?;
+    let driver = driver::look_into(recipe, name, input, &path)?;
+    facts.extend(driver.iter().flat_map(driver::said));
     let sum = tools.hashes.sum(&path).map_err(|error| verify::missing(name, input, &path, &error))?;
     if let Some(expected) = input.sha256.as_ref().filter(|expected| **expected != sum.sha256) {
         let what = format!("{} is not the file that the recipe means", input.written);
@@ -292,7 +294,7 @@ fn resolve_input(
         let fix = "put the right file there, or correct sha256 in the recipe";
         return Err(input.spot.problem(Kind::WrongHash, what).why(why).fix(fix));
     }
-    Ok(InputLock { source: input.written.clone(), sha256: sum.sha256, size: sum.size, facts, media })
+    Ok(InputLock { source: input.written.clone(), sha256: sum.sha256, size: sum.size, facts, media, driver })
 }
 
 /// Fetches `url` into the folder of inputs, under its SHA-256, which is remembered.

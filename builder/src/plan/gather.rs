@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::CardRequest;
 use crate::diagnostic::{Kind, Place, Problem, Problems};
 use crate::key::hex;
 use crate::lock::hashes::HashCache;
@@ -73,6 +74,14 @@ pub struct HostCard {
     pub ready: bool,
     /// A sentence about its state.
     pub state: String,
+}
+
+/// Everything that a `[[card]]` asks for holds for a card of this host.
+pub(crate) fn fits(request: &CardRequest, card: &HostCard) -> bool {
+    let short = |address: &str| address.trim_start_matches("0000:").trim_end_matches(".0").to_owned();
+    request.address.as_deref().is_none_or(|address| short(address) == short(&card.address))
+        && request.id.as_deref().is_none_or(|id| id.eq_ignore_ascii_case(&card.id))
+        && request.model.as_deref().is_none_or(|model| no43_host::lease::is_model(&card.name, model))
 }
 
 /// Looks up everything that a plan for `recipe` needs from the file system; checks its inputs against the lock.

@@ -3,15 +3,19 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::gather::fits;
 use super::{
     AptSource, BaseUser, CardFunctions, CardRequest, CardWish, DebianBase, Facts, FileIn, FileSource,
     GuestPlan, HostCard, HostFacts, LayerPlan, LayerWhat, MachinePlan, Plan, StepPlan,
 };
 use crate::diagnostic::{Kind, Problem, Problems};
+use crate::driver::gate::{self, Asked, Decided};
 use crate::key::{Key, hex};
 use crate::lock::Lock;
 use crate::plan::{Awaited, Boot, Firmware};
-use crate::recipe::{CardAsk, CopyFrom, FileAsk, Guest, MachineAsk, Recipe, Resolved, Step, StepAsk};
+use crate::recipe::{
+    CardAsk, CopyFrom, DriverInstall, FileAsk, Guest, MachineAsk, Recipe, Resolved, Step, StepAsk,
+};
 
 /// The name that every layer has inside; the recipe's own is given when a machine starts.
 const HOSTNAME: &str = "no43";
@@ -27,7 +31,11 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
     let recipe = &resolved.recipe;
     crate::lock::check_media(resolved, lock)?;
     let mut notes = Vec::new();
-    let machine = machine(&recipe.machine, facts.host.as_ref(), &mut notes);
+    let driver = driver(resolved, lock, facts)?;
+    refuse_installation(recipe)?;
+    let machine =
+        MachinePlan { hidden: driver.hidden, ..machine(&recipe.machine, facts.host.as_ref(), &mut notes) };
+    notes.extend(driver.notes);
     let base = match crate::windows::plan::base_layer(resolved, lock, facts)? {
         Some(windows) => {
             refuse_steps(&recipe.steps)?;
@@ -100,7 +108,43 @@ fn machine(ask: &MachineAsk, host: Option<&HostFacts>, notes: &mut Vec<String>) 
         firmware: ask.firmware,
         boot: ask.boot,
         uefi_under_lab: ask.uefi_under_lab,
+        hidden: false,
     }
+}
+
+/// The package is checked, and not put in yet.
+fn refuse_installation(recipe: &Recipe) -> Result<(), Problem> {
+    let ask = &recipe.driver;
+    let asked = ask.package.is_some() || !ask.packages.is_empty();
+    if !asked || ask.install == DriverInstall::None {
+        return Ok(());
+    }
+    let what = "this version checks a driver, and does not put it in";
+    Err(ask.spots.install.problem(Kind::NotSupported, what).fix("set driver.install = \"none\""))
+}
+
+/// The gate of the card's driver.
+fn driver(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Decided, Problems> {
+    let recipe = &resolved.recipe;
+    let package = match &recipe.driver.package {
+        None => None,
+        Some(name) => {
+            let locked = lock.input(&recipe.name, name, &recipe.inputs[name])?;
+            let unseen = || {
+                let what = "the lock does not say what this package holds";
+                recipe
+                    .driver
+                    .spots
+                    .package
+                    .problem(Kind::NotLocked, what)
+                    .fix(format!("run no43 lock --update {name}"))
+            };
+            Some(locked.driver.as_ref().ok_or_else(unseen)?)
+        }
+    };
+    let edition = recipe.guest.windows.as_ref().map(|windows| windows.edition.as_str());
+    let build = edition.and_then(|edition| lock.media(resolved)?.image(edition)?.build());
+    gate::decide(&Asked { recipe, package, build, host: facts.host.as_ref() })
 }
 
 fn base(recipe: &Recipe, lock: &Lock, facts: &Facts) -> Result<DebianBase, Problems> {
@@ -343,9 +387,9 @@ fn cards(asks: &[CardAsk], host: Option<&HostFacts>) -> Vec<CardWish> {
 
 /// A sentence about what the host would lend; says nothing about what it will be when the lease is taken.
 fn would_take<'a>(request: &CardRequest, cards: &'a [HostCard], taken: &mut Vec<&'a HostCard>) -> String {
-    let fits: Vec<&HostCard> = cards.iter().filter(|card| request.fits(card)).collect();
+    let fitting: Vec<&HostCard> = cards.iter().filter(|card| fits(request, card)).collect();
     let free =
-        fits.iter().filter(|card| card.ready && !taken.iter().any(|known| known.address == card.address));
+        fitting.iter().filter(|card| card.ready && !taken.iter().any(|known| known.address == card.address));
     let chosen: Vec<&HostCard> = free.copied().take(request.count as usize).collect();
     taken.extend(&chosen);
     let short = |card: &HostCard| format!("{} {}", card.name, card.address.trim_start_matches("0000:"));
@@ -353,21 +397,11 @@ fn would_take<'a>(request: &CardRequest, cards: &'a [HostCard], taken: &mut Vec<
         return chosen.into_iter().map(short).collect::<Vec<_>>().join(", ");
     }
     let others =
-        fits.iter().filter(|card| !card.ready).map(|card| format!("{}: {}", short(card), card.state));
+        fitting.iter().filter(|card| !card.ready).map(|card| format!("{}: {}", short(card), card.state));
     match others.collect::<Vec<_>>() {
-        others if others.is_empty() && fits.is_empty() => "no such card in this host".to_owned(),
+        others if others.is_empty() && fitting.is_empty() => "no such card in this host".to_owned(),
         others if others.is_empty() => "another [[card]] of this recipe takes it".to_owned(),
         others => format!("not ready: {}", others.join("; ")),
-    }
-}
-
-impl CardRequest {
-    /// Everything that is asked for holds for `card`.
-    fn fits(&self, card: &HostCard) -> bool {
-        let short = |address: &str| address.trim_start_matches("0000:").trim_end_matches(".0").to_owned();
-        self.address.as_deref().is_none_or(|address| short(address) == short(&card.address))
-            && self.id.as_deref().is_none_or(|id| id.eq_ignore_ascii_case(&card.id))
-            && self.model.as_deref().is_none_or(|model| no43_host::lease::is_model(&card.name, model))
     }
 }
 

@@ -1,6 +1,7 @@
 //! From a tree whose keys and types are right to a typed recipe: the rules that need more than one key.
 
 mod devices;
+mod driver;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -37,7 +38,9 @@ pub(super) fn recipe(
     let name = rules.name(&root);
     let machine = rules.machine(&root.child("machine")?)?;
     let guest = rules.guest(&root, &root.child("guest")?, &machine);
-    let inputs = rules.inputs(&root);
+    let mut inputs = rules.inputs(&root);
+    let driver = rules.driver(&root, &machine, &mut inputs);
+    let remote = rules.remote(&root, &inputs);
     let cards: Vec<CardAsk> = root.items("card").iter().filter_map(|card| rules.card(card)).collect();
     let steps = root.items("step");
     let steps =
@@ -58,6 +61,8 @@ pub(super) fn recipe(
         display: DisplayPlan { console },
         network,
         devices,
+        driver: driver?,
+        remote,
         steps,
         checks,
     })

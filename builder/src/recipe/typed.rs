@@ -3,8 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 use super::windows::Windows;
 use crate::diagnostic::{Kind, Place, Problem};
+use crate::driver::Version;
 use crate::plan::{
     Boot, CardFunctions, CardRequest, ChecksPlan, DevicesPlan, DiskBus, DisplayPlan, Firmware, Init,
     NetworkPlan, UserPlan,
@@ -29,6 +32,10 @@ pub struct Recipe {
     pub network: NetworkPlan,
     /// Disks, shares, USB, sound.
     pub devices: DevicesPlan,
+    /// The card's driver.
+    pub driver: DriverAsk,
+    /// Ways in from other machines.
+    pub remote: RemoteAsk,
     /// In order.
     pub steps: Vec<Step>,
     /// What must be proved.
@@ -182,6 +189,65 @@ pub struct CardAsk {
     pub functions: CardFunctions,
     /// Ids that the guest sees, lower case.
     pub present_as: Option<String>,
+}
+
+/// `[driver]`
+#[derive(Clone, Debug)]
+pub struct DriverAsk {
+    /// The name of an input; one that came out of `drivers.toml` is among the inputs, too.
+    pub package: Option<String>,
+    /// A distribution's own packages, for a Linux guest.
+    pub packages: Vec<String>,
+    /// What it must be.
+    pub version: Option<Version>,
+    /// When it goes in.
+    pub install: DriverInstall,
+    /// Parts of the package beside the display driver.
+    pub components: Vec<String>,
+    /// The VM hides itself.
+    pub legacy: bool,
+    /// Drivers that Microsoft has not signed are taken.
+    pub test_signed: bool,
+    /// Places of the keys.
+    pub spots: DriverSpots,
+}
+
+/// Places of keys of `[driver]`.
+#[derive(Clone, Debug)]
+pub struct DriverSpots {
+    /// `driver.package`, or `driver.packages`.
+    pub package: Spot,
+    /// `driver.version`
+    pub version: Spot,
+    /// `driver.install`
+    pub install: Spot,
+    /// `driver.components`
+    pub components: Spot,
+    /// `driver.legacy`
+    pub legacy: Spot,
+    /// `driver.test-signed`
+    pub test_signed: Spot,
+}
+
+/// When a driver goes into a guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriverInstall {
+    /// Into the driver store of an image that has never seen the card; the first start with the card binds it.
+    Staged,
+    /// By its own installer, in a build start with the card.
+    WithCard,
+    /// Not by a build: only checked.
+    None,
+}
+
+/// `[remote]`: each is off unless named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RemoteAsk {
+    /// Inputs with the installers of these, by the names of [`crate::apps::APPS`], in the order of that table.
+    pub apps: Vec<&'static str>,
+    /// Sessions of Remote Desktop use the card.
+    pub rdp_gpu: bool,
 }
 
 /// One of `[[step]]`.

@@ -6,7 +6,7 @@ use super::rules::{At, Rules};
 use super::tree::Origin;
 use super::typed::{MachineAsk, Spot};
 use super::units;
-use crate::answer::{SystemUpdates, Updates, tables};
+use crate::answer::{DriverUpdates, SystemUpdates, Updates, tables};
 use crate::diagnostic::{Kind, nearest};
 use crate::media::SYSTEMS;
 use crate::plan::{Boot, Firmware, SecretSource};
@@ -179,10 +179,15 @@ impl Rules<'_> {
         let product_key = at.child("product-key").and_then(|secret| self.secret(&secret));
         let remote = root.child("remote");
         let updates = root.child("updates");
-        let system = match updates.as_ref().map(|updates| updates.text("system")) {
+        let system = match updates.as_ref().map(|updates| updates.text("windows")) {
             Some("security") => SystemUpdates::Security,
             Some("all") => SystemUpdates::All,
             _ => SystemUpdates::None,
+        };
+        let driver = match updates.as_ref().map(|updates| updates.text("driver")) {
+            Some("windows") => DriverUpdates::Windows,
+            Some("ours") => DriverUpdates::Ours,
+            _ => DriverUpdates::Free,
         };
         Some(Windows {
             release,
@@ -194,7 +199,7 @@ impl Rules<'_> {
             hostname,
             product_key,
             rdp: remote.is_some_and(|remote| remote.bool("rdp")),
-            updates: Updates { system, drivers: updates.is_some_and(|updates| updates.bool("drivers")) },
+            updates: Updates { system, driver },
             answer_file: at.host_path("answer-file"),
             spots: WindowsSpots {
                 os: at.spot("os"),
@@ -378,7 +383,8 @@ impl Rules<'_> {
             for entry in
                 child.table.0.iter().filter(|entry| !matches!(entry.key_origin, Origin::Default { .. }))
             {
-                let nothing = !child.bool(&entry.key) && matches!(child.text(&entry.key), "" | "none");
+                let nothing =
+                    !child.bool(&entry.key) && matches!(child.text(&entry.key), "" | "none" | "free");
                 if !nothing {
                     self.not_yet(&child.spot(&entry.key), &entry.key);
                 }

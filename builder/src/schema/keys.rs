@@ -50,7 +50,7 @@ pub(crate) static RECIPE: &[Field] = &[
     key("audio", Table(AUDIO), "Where sound goes."),
     key("share", Tables(SHARE), "Folders of this host that the guest sees."),
     key("disk", Tables(DISK), "Further disks."),
-    later("driver", Table(DRIVER), "The card's driver."),
+    key("driver", Table(DRIVER), "The card's driver."),
     key("remote", Table(REMOTE), "Ways in from other machines; everything is off unless named."),
     key("updates", Table(UPDATES), "What the guest may update by itself."),
     key("step", Tables(STEP), "Steps after the base system, each one a layer."),
@@ -178,7 +178,6 @@ static CARD: &[Field] = &[
         "Which of its functions the guest gets.",
     ),
     key("present-as", Text(Form::PciId), "Ids that the guest sees instead of the real ones."),
-    later("legacy", Bool, "Hide the hypervisor, for drivers older than branch 465."),
     later("rom", HOST_PATH, "A video BIOS file."),
 ];
 static ROLES: &[Word] = &[word("video"), word("audio"), word("usb"), word("ucsi")];
@@ -242,21 +241,53 @@ static DISK: &[Field] = &[
 ];
 
 static DRIVER: &[Field] = &[
-    key("package", TEXT, "The name of an input."),
-    key("install", OneOf(&[word("staged"), word("with-card")]), "Before the card is there, or with it."),
-    key("version", TEXT, "Which version must be running afterwards."),
+    key("package", TEXT, "The name of an input, or a name or version of drivers.toml beside the recipe."),
+    key("packages", PACKAGES, "Linux guests: the distribution's own packages, such as nvidia-driver."),
+    key(
+        "install",
+        OneOf(&[word("staged"), word("with-card"), word("none")]),
+        "Into the image before a card is there, in a build start with the card, or not at all.",
+    ),
+    key("version", TEXT, "Which version it must be, such as 466.11."),
+    key(
+        "components",
+        List(&Text(Form::Name)),
+        "Parts of the package beside the display driver, such as HDAudio or PhysX.",
+    ),
+    key("legacy", Bool, "The VM hides itself, for GeForce drivers older than branch 465."),
+    key("test-signed", Bool, "Windows takes drivers that Microsoft has not signed; needs Secure Boot off."),
 ];
 
 static REMOTE: &[Field] = &[
-    later("parsec", Bool, "Parsec."),
-    later("sunshine", Bool, "Sunshine."),
+    key(
+        "parsec",
+        Bool,
+        "Parsec for every user of the computer, with its virtual display; needs inputs.parsec.",
+    ),
+    later("parsec-team", Table(PARSEC_TEAM), "The team that the computer registers with by itself."),
+    key("sunshine", Bool, "Sunshine, for Moonlight; needs inputs.sunshine."),
+    key(
+        "looking-glass",
+        Bool,
+        "Looking Glass' virtual display, seen on this host; needs inputs.looking-glass.",
+    ),
     key("rdp", Bool, "Remote Desktop."),
+    key("rdp-gpu", Bool, "Sessions of Remote Desktop use the card."),
     later("ssh", Bool, "OpenSSH."),
 ];
 
+static PARSEC_TEAM: &[Field] = &[
+    key("id", TEXT, "The team's id."),
+    key("key", SECRET, "The computer key, given when the machine starts."),
+];
+
 static UPDATES: &[Field] = &[
-    key("system", OneOf(&[word("none"), word("security"), word("all")]), "Updates of the system."),
-    key("drivers", Bool, "Drivers from the system's own updates."),
+    key("windows", OneOf(&[word("none"), word("security"), word("all")]), "Updates of Windows by itself."),
+    key(
+        "driver",
+        OneOf(&[word("free"), word("ours"), word("windows")]),
+        "Who may change the card's driver: you (free), nobody (ours), Windows Update too (windows).",
+    ),
 ];
 
 static STEP: &[Field] = &[

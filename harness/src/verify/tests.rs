@@ -29,6 +29,7 @@ pub(crate) fn plan(cards: Vec<CardWish>) -> Plan {
             firmware: Firmware::Bios,
             boot: Boot::Direct,
             uefi_under_lab: false,
+            hidden: false,
         },
         cards,
         checks: ChecksPlan {

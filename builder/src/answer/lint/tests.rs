@@ -37,7 +37,7 @@ fn broken(pass: &str, name: &str, contents: &str) -> Vec<String> {
 
 #[test]
 fn what_we_write_ourselves_has_no_finding() {
-    for sets in [&[][..], &["remote.rdp=true", "updates.system=security", "machine.disk-bus=nvme"]] {
+    for sets in [&[][..], &["remote.rdp=true", "updates.windows=security", "machine.disk-bus=nvme"]] {
         let recipe = load(PLAYER, sets).unwrap_or_else(|p| panic!("{p}"));
         for media in [Some(windows10()), None] {
             let settings = settings_for(&recipe, media.as_ref(), build_only()).unwrap();

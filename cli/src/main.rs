@@ -11,6 +11,7 @@ mod download;
 mod driver;
 mod follow;
 mod gpus;
+mod host;
 mod host_verb;
 mod image;
 mod instance;
@@ -103,6 +104,8 @@ enum Command {
     Gpus(gpus::Args),
     /// Find what keeps this host from lending a card, and say how to mend it
     Doctor(doctor::Args),
+    /// Set this host up once, so that ordinary users need no root: keep cards free from boot, limits, a helper
+    Host(host::Args),
     /// Give back what a run that died has left bound
     Release(release::Args),
     /// Rehearse on an emulated passthrough host, without any of the hardware
@@ -145,6 +148,7 @@ fn main() -> ExitCode {
         Command::Report(args) => report::run(&args, &context),
         Command::Gpus(args) => gpus::run(args, &context),
         Command::Doctor(args) => doctor::run(&args, &context),
+        Command::Host(args) => host::run(&args, &context),
         Command::Release(args) => release::run(&args, &context),
         Command::Lab(args) => lab::run(args, &context),
         Command::Completions(args) => completions::run(&args),

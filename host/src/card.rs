@@ -158,7 +158,7 @@ impl fmt::Display for CardState {
             CardState::InUse { holders } => {
                 write!(
                     f,
-                    "in use by {}: close that first, or keep the card free from boot",
+                    "in use by {}: close that first, or keep the card free from boot (no43 host setup --reserve)",
                     holders::sentence(holders)
                 )
             }

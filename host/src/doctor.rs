@@ -4,6 +4,7 @@ use std::fs;
 
 use serde::{Deserialize, Serialize};
 
+use crate::binding::already_ours;
 use crate::card::{Card, CardState};
 use crate::health::way_out;
 use crate::inventory::{HostError, Inventory, IommuFacts};
@@ -69,7 +70,7 @@ pub fn examine(roots: &Roots, state: &StateDir, vm_mib: Option<u64>) -> Result<V
     }
     findings.extend(memory(vm_mib));
     findings.extend(left_behind(roots, state));
-    findings.push(privilege(Privilege::detect(), &cards));
+    findings.push(privilege(Privilege::detect(), &inventory, &cards, roots));
     Ok(findings)
 }
 
@@ -202,7 +203,7 @@ fn memory(vm_mib: Option<u64>) -> Option<Finding> {
                 ),
             )
             .fix(format!(
-                "put \"{} - memlock {}\" into /etc/security/limits.d/no43.conf and log in again",
+                "sudo no43 host setup (shows the change first), or put \"{} - memlock {}\" into /etc/security/limits.d/no43.conf; then log in again",
                 e.user,
                 e.needed.div_ceil(1024)
             ))
@@ -220,7 +221,7 @@ fn memory(vm_mib: Option<u64>) -> Option<Finding> {
                 SUBJECT,
                 format!("limit for locked memory is {}, too little for any VM with a card", memlock::size(limit)),
             )
-            .fix("put \"<user> - memlock <KiB>\" with the VM's memory and 256 MiB more into /etc/security/limits.d/no43.conf and log in again")
+            .fix("sudo no43 host setup (shows the change first), or put \"<user> - memlock <KiB>\" with the VM's memory and 256 MiB more into /etc/security/limits.d/no43.conf; then log in again")
             .why("a VM with a card keeps all its memory locked"),
         ),
         None => {
@@ -255,18 +256,45 @@ fn left_behind(roots: &Roots, state: &StateDir) -> Vec<Finding> {
     pending.chain(damaged).collect()
 }
 
-fn privilege(way: Privilege, cards: &[Card]) -> Finding {
+/// Which of the three ways to root this machine has: cards kept free from boot, the helper, sudo; and the next step.
+fn privilege(way: Privilege, inventory: &Inventory, cards: &[Card], roots: &Roots) -> Finding {
     const SUBJECT: &str = "Root";
-    let reserved = cards.iter().any(|card| card.driver.as_deref() == Some("vfio-pci"));
-    match (way, way.works()) {
-        (Privilege::Root, _) => Finding::new(Level::Ok, SUBJECT, "running as root"),
-        (_, Ok(())) => Finding::new(Level::Ok, SUBJECT, "sudo, without a password"),
+    const WHY: &str = "only binding a card and giving it back need root; the VM never does";
+    let open = |card: &&Card| already_ours(inventory, &card.functions, roots).is_some();
+    let free: Vec<String> = cards.iter().filter(open).map(|card| card.address.slot_name()).collect();
+    let lendable = |card: &&Card| !matches!(card.state, CardState::HostDisplay | CardState::NoIommu);
+    let all_free = !free.is_empty() && cards.iter().filter(lendable).all(|card| open(&card));
+    let reserved = (!free.is_empty()).then(|| format!("{} kept free from boot and yours", free.join(", ")));
+    let other = match (way, way.works()) {
+        (Privilege::Root, _) => return Finding::new(Level::Ok, SUBJECT, "running as root"),
+        // sudo or a helper that does not answer is of no interest where nothing needs it
+        (_, _) if all_free => None,
+        (Privilege::Helper, Ok(())) => Some("the helper answers".to_owned()),
+        (Privilege::Sudo, Ok(())) => Some("sudo, without a password".to_owned()),
+        (_, Ok(())) => None,
         (_, Err(why)) => {
-            let level = if reserved { Level::Ok } else { Level::Warn };
-            Finding::new(level, SUBJECT, format!("cards cannot be bound from here: {why}"))
-                .fix("run sudo -v first, or let your user run this program's host-verb without a password")
-                .why("only binding a card and giving it back need root; the VM never does")
+            let address =
+                cards.iter().find(lendable).map_or("ADDRESS".into(), |card| card.address.slot_name());
+            let text = match reserved {
+                Some(reserved) => format!("{reserved}; other cards cannot be bound from here: {why}"),
+                None => format!("cards cannot be bound from here: {why}"),
+            };
+            let level = if free.is_empty() { Level::Warn } else { Level::Ok };
+            return Finding::new(level, SUBJECT, text)
+                .fix(format!(
+                    "keep the card free from boot: sudo no43 host setup --reserve {address}; or a helper for your group: \
+                     sudo no43 host setup --helper; or sudo -v first, or a line in /etc/sudoers.d for this program's host-verb"
+                ))
+                .why(WHY);
         }
+    };
+    let ways: Vec<String> = reserved.into_iter().chain(other).collect();
+    let finding = Finding::new(Level::Ok, SUBJECT, ways.join("; "));
+    match way {
+        Privilege::Sudo if !all_free => finding.why(
+            "a card that is kept free from boot never has to be taken from its driver: sudo no43 host setup --reserve",
+        ),
+        _ => finding,
     }
 }
 

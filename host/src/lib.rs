@@ -7,6 +7,7 @@
 mod address;
 mod binding;
 mod clock;
+mod extras;
 mod health;
 mod names;
 mod process;
@@ -14,9 +15,12 @@ mod raw;
 mod reset;
 mod roots;
 mod size;
+mod verb;
 
 pub mod card;
 pub mod doctor;
+pub mod groups;
+pub mod helper;
 pub mod holders;
 pub mod inventory;
 pub mod kvm;
@@ -25,6 +29,7 @@ pub mod lease;
 pub mod memlock;
 pub mod privilege;
 pub mod recovery;
+pub mod setup;
 pub mod state;
 pub mod table;
 

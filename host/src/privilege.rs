@@ -1,4 +1,5 @@
-//! How the few writes that need root are reached: directly, or by `sudo -n <this program> host-verb <json>`.
+//! How the few writes that need root are reached: directly, by the helper's socket, or by
+//! `sudo -n <this program> host-verb <json>`.
 //!
 //! The verb trusts nothing that the caller says: it reads the bus itself, keeps its own journal, and takes its directories
 //! from nowhere but its defaults.
@@ -13,15 +14,19 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::binding::{Job, Limits, Place, VfioNode};
-use crate::process::ProcessRef;
+use crate::extras::allowed_bridges;
+use crate::helper;
 use crate::state::{LeaseRecord, StateDir};
+use crate::verb::{self, Caller, Reply, Verb};
 use crate::{BindError, GivenBack, PciAddress, Roots};
 
 /// The verb limits each of its own writes; this is for a sudo that never comes to it.
 const SUDO_LIMIT: Duration = Duration::from_secs(300);
 
-/// No card has more functions than a slot and a switch below it; a request beyond this is no request.
-const MOST_FUNCTIONS: usize = 64;
+/// For the helper's answer: its own writes are limited, and another bind may be under way.
+const HELPER_LIMIT: Duration = SUDO_LIMIT;
+/// Where root writes down which bridges guests may be put on.
+pub(crate) const BRIDGES: &str = "/etc/no43/bridges";
 
 /// A way to root.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,35 +34,12 @@ const MOST_FUNCTIONS: usize = 64;
 pub enum Privilege {
     /// We are root.
     Root,
+    /// The helper's socket is there and open to this user.
+    Helper,
     /// sudo is installed; whether it lets us is seen when it is asked.
     Sudo,
     /// Neither. Cards that are kept free from boot and whose node is ours can be used all the same.
     None,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "verb", rename_all = "kebab-case", deny_unknown_fields)]
-enum Verb {
-    /// Only asks whether root is reached this way.
-    Hello,
-    Bind {
-        functions: Vec<PciAddress>,
-        lease: String,
-        holder: String,
-        owner: ProcessRef,
-    },
-    Release {
-        functions: Vec<PciAddress>,
-    },
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(tag = "reply", rename_all = "kebab-case")]
-enum Reply {
-    Hello,
-    Bound { nodes: Vec<VfioNode> },
-    Released { back: GivenBack },
-    Failed { error: BindError },
 }
 
 impl Privilege {
@@ -65,6 +47,9 @@ impl Privilege {
     pub fn detect() -> Self {
         if rustix::process::geteuid().is_root() {
             return Privilege::Root;
+        }
+        if helper::is_open(&helper::socket()) {
+            return Privilege::Helper;
         }
         let path = env::var_os("PATH").unwrap_or_default();
         match env::split_paths(&path).any(|dir| dir.join("sudo").is_file()) {
@@ -77,12 +62,14 @@ impl Privilege {
     pub fn works(&self) -> Result<(), String> {
         match self {
             Privilege::Root => Ok(()),
-            // the very command that binds: a rule in sudoers may allow nothing else
-            Privilege::Sudo => ask(&Verb::Hello).map(drop).map_err(|error| match error {
-                BindError::Privilege { why } => why,
-                other => other.to_string(),
-            }),
-            Privilege::None => Err("not root, and sudo is not installed".into()),
+            // the very request that binds: a rule in sudoers may allow nothing else
+            Privilege::Sudo | Privilege::Helper => {
+                self.ask(&Verb::Hello).map(drop).map_err(|error| match error {
+                    BindError::Privilege { why } => why,
+                    other => other.to_string(),
+                })
+            }
+            Privilege::None => Err("not root, no helper, and sudo is not installed".into()),
         }
     }
 
@@ -95,10 +82,12 @@ impl Privilege {
                 let gid = rustix::process::getegid().as_raw();
                 place.bind(&Job { functions, lease: id, holder, owner, uid, gid })
             }
-            Privilege::Sudo => match ask_about(&Verb::Bind { functions, lease: id, holder, owner }, place)? {
-                Reply::Bound { nodes } => Ok(nodes),
-                other => Err(unexpected(&other)),
-            },
+            Privilege::Sudo | Privilege::Helper => {
+                match self.ask_about(&Verb::Bind { functions, lease: id, holder, owner }, place)? {
+                    Reply::Bound { nodes } => Ok(nodes),
+                    other => Err(unexpected(&other)),
+                }
+            }
             Privilege::None => Err(no_way()),
         }
     }
@@ -110,18 +99,93 @@ impl Privilege {
     ) -> Result<GivenBack, BindError> {
         match self {
             Privilege::Root => place.release(functions, rustix::process::geteuid().as_raw()),
-            Privilege::Sudo => match ask_about(&Verb::Release { functions: functions.to_vec() }, place)? {
-                Reply::Released { back } => Ok(back),
-                other => Err(unexpected(&other)),
-            },
+            Privilege::Sudo | Privilege::Helper => {
+                let verb = Verb::Release { functions: functions.to_vec(), lease: None };
+                match self.ask_about(&verb, place)? {
+                    Reply::Released { back } => Ok(back),
+                    other => Err(unexpected(&other)),
+                }
+            }
             Privilege::None => Err(no_way()),
+        }
+    }
+
+    /// Adds huge pages of 2 MiB to the host's pool for as long as the lease lasts. All of them or none.
+    ///
+    /// # Errors
+    /// Too few pages in one piece, or no way to root.
+    pub fn hugepages(
+        &self,
+        lease: &LeaseRecord,
+        pages: u64,
+        state: &StateDir,
+        roots: &Roots,
+    ) -> Result<(), BindError> {
+        let verb = Verb::Hugepages { pages, lease: lease.id.clone(), owner: lease.owner };
+        match self.change(verb, state, roots)? {
+            Reply::Hugepages { .. } => Ok(()),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Makes a tap on a bridge that root has allowed (`/etc/no43/bridges`), for this user and as long as the lease lasts.
+    ///
+    /// # Errors
+    /// A bridge that is not allowed or not there, or no way to root.
+    pub fn tap(
+        &self,
+        lease: &LeaseRecord,
+        bridge: &str,
+        state: &StateDir,
+        roots: &Roots,
+    ) -> Result<String, BindError> {
+        let verb = Verb::Tap { bridge: bridge.into(), lease: lease.id.clone(), owner: lease.owner };
+        match self.change(verb, state, roots)? {
+            Reply::Tap { name } => Ok(name),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Takes back huge pages and taps of a lease.
+    ///
+    /// # Errors
+    /// What could not be taken back, or no way to root.
+    pub fn give_back_extras(&self, lease: &str, state: &StateDir, roots: &Roots) -> Result<(), BindError> {
+        let verb = Verb::Release { functions: Vec::new(), lease: Some(lease.into()) };
+        self.change(verb, state, roots).map(drop)
+    }
+
+    fn change(&self, verb: Verb, state: &StateDir, roots: &Roots) -> Result<Reply, BindError> {
+        let place = Place { state, roots, limits: Limits::default() };
+        match self {
+            Privilege::Root => {
+                let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+                verb::carry_out(verb, Caller { uid, gid }, &place, &allowed_bridges(Path::new(BRIDGES)))
+            }
+            Privilege::Sudo | Privilege::Helper => self.ask_about(&verb, &place),
+            Privilege::None => Err(no_way()),
+        }
+    }
+
+    fn ask(&self, verb: &Verb) -> Result<Reply, BindError> {
+        match self {
+            Privilege::Helper => ask_helper(verb),
+            _ => ask_sudo(verb),
+        }
+    }
+
+    /// The root half takes its directories from its defaults, so it can only work on this machine's own.
+    fn ask_about(&self, verb: &Verb, place: &Place<'_>) -> Result<Reply, BindError> {
+        match place.roots.is_real() {
+            true => self.ask(verb),
+            false => Err(BindError::Privilege { why: "root changes only this machine's own /sys".into() }),
         }
     }
 }
 
 fn no_way() -> BindError {
     BindError::Privilege {
-        why: "not root, and sudo is not installed: run no43 as root, or install sudo".into(),
+        why: "not root, no helper, no sudo: sudo no43 host setup --helper, or run no43 as root".into(),
     }
 }
 
@@ -132,16 +196,26 @@ fn unexpected(reply: &Reply) -> BindError {
     }
 }
 
-/// The root half takes its directories from its defaults, so it can only work on this machine's own.
-fn ask_about(verb: &Verb, place: &Place<'_>) -> Result<Reply, BindError> {
-    match place.roots.is_real() {
-        true => ask(verb),
-        false => Err(BindError::Privilege { why: "sudo changes only this machine's own /sys".into() }),
+/// Sends the verb to the helper and reads its answer.
+fn ask_helper(verb: &Verb) -> Result<Reply, BindError> {
+    let failed = |why: String| BindError::Privilege { why };
+    let json = serde_json::to_string(verb).map_err(|e| failed(e.to_string()))?;
+    let socket = helper::socket();
+    let said = helper::ask(&socket, &json, HELPER_LIMIT).map_err(|e| {
+        let place = socket.display();
+        failed(format!(
+            "the helper at {place} does not answer: {e}; try: systemctl status no43-helper.socket"
+        ))
+    })?;
+    match serde_json::from_str(&said) {
+        Ok(Reply::Failed { error }) => Err(error),
+        Ok(reply) => Ok(reply),
+        Err(_) => Err(failed(format!("the helper said something else: {}", said.escape_debug()))),
     }
 }
 
 /// Runs the verb as root and reads its answer.
-fn ask(verb: &Verb) -> Result<Reply, BindError> {
+fn ask_sudo(verb: &Verb) -> Result<Reply, BindError> {
     let failed = |why: String| BindError::Privilege { why };
     let json = serde_json::to_string(verb).map_err(|e| failed(e.to_string()))?;
     let exe = env::current_exe().map_err(|e| failed(format!("this program's own file is not known: {e}")))?;
@@ -185,114 +259,13 @@ pub fn run_verb(json: &str) -> String {
 }
 
 fn carry_out(json: &str) -> Result<Reply, BindError> {
-    let refuse = |why: &str| BindError::Refused { why: why.into() };
     if !rustix::process::geteuid().is_root() {
         return Err(BindError::Privilege { why: "host-verb is the half of no43 that runs as root".into() });
     }
-    let verb = read_verb(json)?;
+    let verb = verb::read(json)?;
     let number = |name: &str| env::var(name).ok().and_then(|text| text.parse::<u32>().ok());
-    let (uid, gid) = (number("SUDO_UID").unwrap_or(0), number("SUDO_GID").unwrap_or(0));
+    let caller = Caller { uid: number("SUDO_UID").unwrap_or(0), gid: number("SUDO_GID").unwrap_or(0) };
     let (state, roots) = (StateDir::of_system(), Roots::real());
     let place = Place { state: &state, roots: &roots, limits: Limits::default() };
-    match verb {
-        Verb::Hello => Ok(Reply::Hello),
-        Verb::Bind { functions, lease, holder, owner } => {
-            if uid != 0 && owner_uid(&owner, &roots) != Some(uid) {
-                return Err(refuse("the process that asks is not the user's"));
-            }
-            let job = Job { functions, lease, holder, owner, uid, gid };
-            Ok(Reply::Bound { nodes: place.bind(&job)? })
-        }
-        Verb::Release { functions } => Ok(Reply::Released { back: place.release(&functions, uid)? }),
-    }
-}
-
-/// Reads a request and checks all that can be checked without looking at the machine.
-fn read_verb(json: &str) -> Result<Verb, BindError> {
-    let refuse = |why: String| BindError::Refused { why };
-    if json.len() > 16 << 10 {
-        return Err(refuse("the request is too long".into()));
-    }
-    let verb: Verb = serde_json::from_str(json).map_err(|e| refuse(format!("not a request: {e}")))?;
-    let functions = match &verb {
-        Verb::Hello => return Ok(verb),
-        Verb::Bind { functions, lease, holder, .. } => {
-            check_text("lease", lease)?;
-            check_text("holder", holder)?;
-            functions
-        }
-        Verb::Release { functions } => functions,
-    };
-    if functions.is_empty() || functions.len() > MOST_FUNCTIONS {
-        return Err(refuse(format!("{} functions are not a card", functions.len())));
-    }
-    let mut sorted = functions.clone();
-    sorted.sort_unstable();
-    sorted.dedup();
-    match sorted.len() == functions.len() {
-        true => Ok(verb),
-        false => Err(refuse("a function is named twice".into())),
-    }
-}
-
-/// Names end up in files that others read and on terminals.
-fn check_text(what: &str, text: &str) -> Result<(), BindError> {
-    match text.len() <= 200 && !text.chars().any(char::is_control) {
-        true => Ok(()),
-        false => Err(BindError::Refused { why: format!("{what} is too long or not printable") }),
-    }
-}
-
-fn owner_uid(owner: &ProcessRef, roots: &Roots) -> Option<u32> {
-    use std::os::unix::fs::MetadataExt;
-    let alive = owner.is_alive(roots);
-    let directory = Path::new(&roots.proc_).join(owner.pid.to_string());
-    std::fs::metadata(directory).ok().filter(|_| alive).map(|found| found.uid())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn why(json: &str) -> String {
-        read_verb(json).map_or_else(|e| e.to_string(), |verb| format!("taken: {verb:?}"))
-    }
-
-    #[test]
-    fn only_whole_requests_are_read() {
-        assert!(why(r#"{"verb":"hello"}"#).starts_with("taken"));
-        assert!(why(r#"{"verb":"release","functions":["0000:01:00.0"]}"#).starts_with("taken"));
-        assert!(why(r#"{"verb":"release","functions":[]}"#).contains("0 functions"));
-        assert!(why(r#"{"verb":"release","functions":["../../etc"]}"#).contains("not a PCI address"));
-        assert!(why(r#"{"verb":"release","functions":["01:00.0","0000:01:00.0"]}"#).contains("twice"));
-        assert!(why(r#"{"verb":"release","functions":["01:00.0"],"root":"/tmp"}"#).contains("unknown field"));
-        assert!(why(r#"{"verb":"format-disk"}"#).contains("unknown variant"));
-        let bind = |holder: &str| {
-            why(&format!(
-                r#"{{"verb":"bind","functions":["01:00.0"],"lease":"a","holder":"{holder}","owner":{{"pid":1,"start_time":2}}}}"#
-            ))
-        };
-        assert!(bind("ci").starts_with("taken"));
-        assert!(bind(r"\u001b[2J").contains("not printable"));
-    }
-
-    #[test]
-    fn what_failed_as_root_is_told_to_the_user_in_full() {
-        let error = BindError::NotTaken {
-            address: "01:00.0".parse().unwrap(),
-            now: None,
-            hint: "dmesg says why".into(),
-        };
-        let json = serde_json::to_string(&Reply::Failed { error: error.clone() }).unwrap();
-        let Ok(Reply::Failed { error: read }) = serde_json::from_str(&json) else { panic!("{json}") };
-        assert_eq!(read, error);
-    }
-
-    proptest! {
-        #[test]
-        fn no_request_breaks_the_verb(text in ".{0,200}") {
-            let _ = read_verb(&text);
-        }
-    }
+    verb::carry_out(verb, caller, &place, &allowed_bridges(Path::new(BRIDGES)))
 }

@@ -11,7 +11,7 @@
 use std::ffi::CStr;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -146,6 +146,38 @@ pub(crate) fn vfio_hot_reset(container: &Path, groups: &[PathBuf], function: &CS
         done(libc::ioctl(device.as_raw_fd(), DEVICE_PCI_HOT_RESET, &raw mut reset))?;
     }
     Ok(())
+}
+
+/// The supplementary groups that the other end of a socket had when it connected.
+pub(crate) fn peer_groups(socket: BorrowedFd<'_>) -> io::Result<Vec<u32>> {
+    let mut groups = vec![0u32; 1024];
+    let mut bytes = libc::socklen_t::try_from(size_of_val(groups.as_slice())).unwrap_or(0);
+    // SAFETY: the kernel writes at most `bytes` bytes into the buffer, which has as many, and says how many
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERGROUPS,
+            groups.as_mut_ptr().cast(),
+            &raw mut bytes,
+        )
+    };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    groups.truncate(usize::try_from(bytes).unwrap_or(0) / size_of::<u32>());
+    Ok(groups)
+}
+
+/// Descriptor 3, which a service manager has opened for us.
+pub(crate) fn first_passed_descriptor() -> io::Result<OwnedFd> {
+    // SAFETY: fcntl takes any number; the descriptor is taken over only if it is open, once, by who was told that it is there
+    unsafe {
+        match libc::fcntl(3, libc::F_SETFD, libc::FD_CLOEXEC) {
+            0 => Ok(OwnedFd::from_raw_fd(3)),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
 }
 
 /// 256 KiB of guest memory at guest address 0.

@@ -18,6 +18,7 @@ use rustix::fs::{FlockOperation, flock};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use crate::extras::Extra;
 use crate::process::ProcessRef;
 use crate::{PciAddress, PciId, Roots};
 
@@ -364,6 +365,22 @@ impl StateDir {
 
     pub(crate) fn remove_journal(&self, address: &PciAddress) -> Result<(), StateError> {
         remove(&self.system, "journal", &address.to_string())
+    }
+
+    /// Huge pages and taps of leases of this boot.
+    pub(crate) fn extras(&self, roots: &Roots) -> Vec<Extra> {
+        let mut extras: Vec<Extra> = read_all(&self.system.join("extras"));
+        let boot_id = roots.boot_id();
+        extras.retain(|extra| extra.boot_id == boot_id);
+        extras
+    }
+
+    pub(crate) fn write_extra(&self, extra: &Extra) -> Result<(), StateError> {
+        write(&self.system, "extras", &extra.file(), extra)
+    }
+
+    pub(crate) fn remove_extra(&self, extra: &Extra) -> Result<(), StateError> {
+        remove(&self.system, "extras", &extra.file())
     }
 
     /// Takes a card out of circulation until the host was rebooted or a person says that it is healthy.

@@ -1,0 +1,213 @@
+//! Huge pages and taps that root makes for one lease, written down before they are made and taken back with it.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use serde::{Deserialize, Serialize};
+
+use crate::binding::{BindError, Place};
+use crate::process::ProcessRef;
+use crate::roots::read_small;
+
+/// The pool of pages of 2 MiB, relative to `/sys`.
+const POOL: &str = "kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+
+/// What one lease has beside its cards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Extra {
+    pub(crate) lease: String,
+    pub(crate) owner: ProcessRef,
+    pub(crate) uid: u32,
+    pub(crate) boot_id: String,
+    /// Pages that were added to the pool.
+    pub(crate) hugepages: u64,
+    /// Interfaces that were made.
+    pub(crate) taps: Vec<String>,
+}
+
+impl Extra {
+    /// Two users may give their leases one name.
+    pub(crate) fn file(&self) -> String {
+        format!("{}-{}", self.uid, self.lease)
+    }
+}
+
+fn refused(why: impl Into<String>) -> BindError {
+    BindError::Refused { why: why.into() }
+}
+
+impl Place<'_> {
+    /// Adds pages to the pool, all of them or none.
+    pub(crate) fn hugepages(
+        &self,
+        pages: u64,
+        lease: &str,
+        owner: ProcessRef,
+        uid: u32,
+    ) -> Result<u64, BindError> {
+        let _lock = self.state.lock_host()?;
+        self.sweep_extras()?;
+        let pool = self.roots.sys.join(POOL);
+        let before = count(&pool)?;
+        let mut extra = self.extra(lease, owner, uid);
+        extra.hugepages += pages;
+        self.state.write_extra(&extra)?;
+        let written = self.write(&pool, &format!("{}\n", before + pages), "the pool of huge pages");
+        let got = count(&pool)?.saturating_sub(before);
+        if written.is_ok() && got >= pages {
+            return Ok(pages);
+        }
+        // the kernel gives what it finds: a part is of no use
+        self.write(&pool, &format!("{before}\n"), "the pool of huge pages")?;
+        extra.hugepages -= pages;
+        self.keep_or_forget(&extra)?;
+        written?;
+        Err(refused(format!(
+            "only {got} of {pages} huge pages could be had: memory is full or in pieces; ask after a reboot, or reserve them with hugepages= on the kernel command line"
+        )))
+    }
+
+    /// Makes a tap that belongs to a user, on one of the bridges that root has allowed.
+    pub(crate) fn tap(
+        &self,
+        bridge: &str,
+        allowed: &[String],
+        lease: &str,
+        owner: ProcessRef,
+        uid: u32,
+    ) -> Result<String, BindError> {
+        if !allowed.iter().any(|name| name == bridge) {
+            return Err(refused(format!(
+                "the bridge {bridge} is not one that guests may use: root puts its name into /etc/no43/bridges"
+            )));
+        }
+        let _lock = self.state.lock_host()?;
+        self.sweep_extras()?;
+        let net = self.roots.sys.join("class/net");
+        if !net.join(bridge).join("bridge").is_dir() {
+            return Err(refused(format!("there is no bridge {bridge}")));
+        }
+        let free = (0..1000).map(|n| format!("no43t{n}")).find(|name| !net.join(name).exists());
+        let name = free.ok_or_else(|| refused("there are a thousand taps already"))?;
+        let mut extra = self.extra(lease, owner, uid);
+        extra.taps.push(name.clone());
+        self.state.write_extra(&extra)?;
+        let user = uid.to_string();
+        let made = self
+            .ip(&["tuntap", "add", "dev", &name, "mode", "tap", "user", &user])
+            .and_then(|()| self.ip(&["link", "set", "dev", &name, "master", bridge]))
+            .and_then(|()| self.ip(&["link", "set", "dev", &name, "up"]));
+        if let Err(error) = made {
+            let _ = self.remove_tap(&name);
+            extra.taps.retain(|tap| *tap != name);
+            self.keep_or_forget(&extra)?;
+            return Err(error);
+        }
+        Ok(name)
+    }
+
+    /// Takes back what a lease of this user has (for root any lease of that name), and what the dead have left.
+    pub(crate) fn give_back_extras(&self, lease: Option<&str>, uid: u32) -> Result<(), BindError> {
+        let extras = self.state.extras(self.roots);
+        if extras.is_empty() {
+            return Ok(());
+        }
+        let _lock = self.state.lock_host()?;
+        let theirs = |e: &Extra| lease == Some(e.lease.as_str()) && (uid == 0 || e.uid == uid);
+        extras.into_iter().filter(theirs).try_for_each(|extra| self.take_back(extra))?;
+        self.sweep_extras()
+    }
+
+    /// Takes back what the dead have left. A tap that a living machine still has open is left to it.
+    pub(crate) fn sweep_extras(&self) -> Result<(), BindError> {
+        let dead = |extra: &Extra| !extra.owner.is_alive(self.roots);
+        let in_use = |extra: &Extra| extra.taps.iter().any(|tap| self.has_carrier(tap));
+        let extras = self.state.extras(self.roots);
+        extras.into_iter().filter(|e| dead(e) && !in_use(e)).try_for_each(|extra| self.take_back(extra))
+    }
+
+    fn take_back(&self, mut extra: Extra) -> Result<(), BindError> {
+        while let Some(tap) = extra.taps.last().cloned() {
+            self.remove_tap(&tap)?;
+            extra.taps.pop();
+            self.keep_or_forget(&extra)?;
+        }
+        if extra.hugepages > 0 {
+            let pool = self.roots.sys.join(POOL);
+            let left = count(&pool)?.saturating_sub(extra.hugepages);
+            self.write(&pool, &format!("{left}\n"), "the pool of huge pages")?;
+            extra.hugepages = 0;
+        }
+        self.keep_or_forget(&extra)
+    }
+
+    fn extra(&self, lease: &str, owner: ProcessRef, uid: u32) -> Extra {
+        let known = self.state.extras(self.roots).into_iter().find(|e| e.lease == lease && e.uid == uid);
+        known.unwrap_or_else(|| Extra {
+            lease: lease.into(),
+            owner,
+            uid,
+            boot_id: self.roots.boot_id(),
+            hugepages: 0,
+            taps: Vec::new(),
+        })
+    }
+
+    fn keep_or_forget(&self, extra: &Extra) -> Result<(), BindError> {
+        let done = match extra.hugepages == 0 && extra.taps.is_empty() {
+            true => self.state.remove_extra(extra),
+            false => self.state.write_extra(extra),
+        };
+        Ok(done?)
+    }
+
+    /// A tap has a carrier while somebody has it open.
+    fn has_carrier(&self, tap: &str) -> bool {
+        let file = self.roots.sys.join("class/net").join(tap).join("carrier");
+        read_small(&file).is_ok_and(|text| text.trim() == "1")
+    }
+
+    fn remove_tap(&self, name: &str) -> Result<(), BindError> {
+        match self.roots.sys.join("class/net").join(name).exists() {
+            true => self.ip(&["link", "delete", "dev", name]),
+            false => Ok(()),
+        }
+    }
+
+    /// Runs `ip` from where root's programs are, with names that were checked.
+    fn ip(&self, arguments: &[&str]) -> Result<(), BindError> {
+        let place = ["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip", "/bin/ip"];
+        let program = place.iter().map(Path::new).find(|path| path.exists());
+        let program = program
+            .filter(|_| self.roots.is_real())
+            .ok_or_else(|| refused("there is no program ip (package iproute2)"))?;
+        let mut command = Command::new(program);
+        let output = command.args(arguments).env_clear().stdin(Stdio::null()).output();
+        let output = output.map_err(|e| refused(format!("{} could not be run: {e}", program.display())))?;
+        match output.status.success() {
+            true => Ok(()),
+            false => Err(refused(format!(
+                "ip {} failed: {}",
+                arguments.join(" "),
+                String::from_utf8_lossy(&output.stderr).trim()
+            ))),
+        }
+    }
+}
+
+fn count(pool: &Path) -> Result<u64, BindError> {
+    let text = read_small(pool)
+        .map_err(|e| refused(format!("there is no pool of huge pages here ({}: {e})", pool.display())))?;
+    let first = text.lines().next().unwrap_or_default();
+    first.trim().parse().map_err(|_| refused(format!("{} says '{first}'", pool.display())))
+}
+
+/// The bridges that root has allowed: one name a line in a file that only root can write.
+pub(crate) fn allowed_bridges(file: &Path) -> Vec<String> {
+    use std::os::unix::fs::MetadataExt;
+    let trusted = fs::metadata(file).is_ok_and(|facts| facts.uid() == 0 && facts.mode() & 0o022 == 0);
+    let text = if trusted { fs::read_to_string(file).unwrap_or_default() } else { String::new() };
+    let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
+    lines.filter(|name| crate::verb::is_interface(name)).map(str::to_string).collect()
+}

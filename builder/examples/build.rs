@@ -28,6 +28,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         accel: Accel::Tcg,
         patience: 1.0,
         keep_on_failure: false,
+        lender: None,
         cancel: None,
     };
     let started = Instant::now();

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 use std::{io, process};
 
 use no43_machine::Accel;
+use no43_machine::spec::PassedCard;
 
 use crate::image::{self, BootKind, Image, Manifest, Provenance};
 use crate::install::InstallError;
@@ -35,8 +36,25 @@ pub struct Options {
     pub patience: f64,
     /// An installation that fails leaves its machine running, until the next build.
     pub keep_on_failure: bool,
+    /// Who lends cards to a layer that needs them; without it such a layer cannot be built.
+    pub lender: Option<Arc<dyn Lender>>,
     /// Set to true, the build stops at the next moment and publishes nothing more.
     pub cancel: Option<Arc<AtomicBool>>,
+}
+
+/// Lends the cards of a plan to a build: a driver's own installer wants to see its card.
+pub trait Lender: std::fmt::Debug + Send + Sync {
+    /// Leases and binds every card of the plan.
+    ///
+    /// # Errors
+    /// A sentence: which card is not there or in use.
+    fn lend(&self, plan: &Plan) -> Result<Box<dyn Lent>, String>;
+}
+
+/// Cards that are lent until this is dropped.
+pub trait Lent {
+    /// As the machine gets them.
+    fn cards(&self) -> Vec<PassedCard>;
 }
 
 /// Told what happens, as it happens. Every method may stay as it is.
@@ -210,6 +228,12 @@ impl Context<'_> {
         }
     }
 
+    /// A line for the layer's log.
+    pub(crate) fn log_line(&mut self, text: &str) {
+        use std::io::Write as _;
+        let _ = writeln!(self.log, "{text}");
+    }
+
     pub(crate) fn guest_program(&self, base: &DebianBase) -> Result<PathBuf, BuildError> {
         let path = &self.options.guest_program;
         let (_, now) = hash_file(path).map_err(StoreError::io("read", path))?;
@@ -299,6 +323,14 @@ fn needed(layer: &LayerPlan) -> u64 {
         }
         // What the image says of itself, unpacked, beside page file and logs.
         LayerWhat::Windows(base) => base.image_bytes + 3000 * MIB,
+        // A driver is unpacked, put onto the set-up disk, and copied into the guest's own store of drivers.
+        LayerWhat::WindowsSetup(setup) => {
+            if setup.driver.is_some() {
+                8000 * MIB
+            } else {
+                2000 * MIB
+            }
+        }
         LayerWhat::Step(StepPlan::Install { packages, .. }) => (300 + 200 * packages.len() as u64) * MIB,
         LayerWhat::Step(StepPlan::Copy { files }) => 300 * MIB + 2 * files.len() as u64 * MIB,
         LayerWhat::Step(_) => 500 * MIB,
@@ -383,8 +415,11 @@ fn make_and_publish(
     let mut made = match (&layer.what, below) {
         (LayerWhat::Debian(base), _) => debian::build(base, &layer.key, staging, context)?,
         (LayerWhat::Windows(base), _) => windows::build(base, layer, plan, staging, context)?,
+        (LayerWhat::WindowsSetup(setup), Some(below)) => {
+            windows::set_up(setup, layer, plan, below, staging, context)?
+        }
         (LayerWhat::Step(step), Some(below)) => step::build(step, layer, plan, below, staging, context)?,
-        (LayerWhat::Step(_), None) => {
+        (LayerWhat::Step(_) | LayerWhat::WindowsSetup(_), None) => {
             return Err(BuildError::Recipe("step: there is no base layer below it".to_owned()));
         }
     };

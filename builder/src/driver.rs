@@ -12,6 +12,8 @@ pub(crate) mod gate;
 mod inf;
 mod linux;
 mod text;
+mod unpack;
+pub mod updates;
 mod version;
 
 use std::path::{Path, PathBuf};
@@ -26,6 +28,7 @@ pub use chips::{
 pub use display::{Device, DisplayInf, Models, Subsystem, Target};
 pub use facts::{DriverFacts, ModelFacts, Signer};
 pub use text::Encoding;
+pub use unpack::{Parts, Unpacked, unpack};
 pub use version::{NoVersion, Version};
 
 /// Why a package cannot be read.

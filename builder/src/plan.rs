@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::key::Key;
-use crate::windows::WindowsBase;
+use crate::windows::{WindowsBase, WindowsSetup};
 
 pub use devices::{AudioPlan, DevicesPlan, DiskPlan, ForwardPlan, SharePlan, UsbPlan};
 pub use gather::{Facts, FoundFile, HostCard, HostFacts, gather};
@@ -134,6 +134,8 @@ pub enum LayerWhat {
     Debian(DebianBase),
     /// A Windows, installed from its original medium onto an empty disk.
     Windows(WindowsBase),
+    /// What the guest program makes of an installed Windows, onto the layer below.
+    WindowsSetup(WindowsSetup),
     /// A step in the running machine, onto the layer below.
     Step(StepPlan),
 }

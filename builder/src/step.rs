@@ -98,6 +98,14 @@ pub enum StepError {
         /// The last lines of the serial console.
         console: Vec<String>,
     },
+    /// The guest program could not do what it was asked for.
+    #[error("{what}{log}", log = indented(log))]
+    Guest {
+        /// What failed, and how.
+        what: String,
+        /// The last lines of its log.
+        log: Vec<String>,
+    },
     /// The machine does not restart by itself.
     #[error("the machine is gone: {what}")]
     Gone {
@@ -214,7 +222,7 @@ fn wait_booted(agent: &Agent, context: &mut Context<'_>) -> Result<(), StepError
     exec(agent, &["sh", "-c", SCRIPT], READY_LIMIT, context).map(drop)
 }
 
-fn shut_down(machine: &Machine, agent: &Agent, console: &Path) -> Result<(), StepError> {
+pub(crate) fn shut_down(machine: &Machine, agent: &Agent, console: &Path) -> Result<(), StepError> {
     let asked = agent.shutdown(ShutdownMode::PowerDown);
     if asked.is_ok() && machine.wait_exit(SHUTDOWN_LIMIT).is_some_and(|exit| exit.is_orderly()) {
         return Ok(());
@@ -227,7 +235,7 @@ fn shut_down(machine: &Machine, agent: &Agent, console: &Path) -> Result<(), Ste
 }
 
 /// Waits in slices, so that a cancelled build does not wait for a guest that takes minutes.
-fn wait_ready(
+pub(crate) fn wait_ready(
     machine: &Machine,
     agent: &Agent,
     limit: Duration,
@@ -361,6 +369,21 @@ fn wait_for(
     }
 }
 
+/// As [`exec`], with the agent's own environment: for guests that are no Linux.
+pub(crate) fn exec_plain(
+    agent: &Agent,
+    argv: &[&str],
+    limit: Duration,
+    context: &mut Context<'_>,
+) -> Result<ExecOutput, StepError> {
+    let what = || format!("running {}", argv.first().copied().unwrap_or_default());
+    let output = agent
+        .exec(argv, &ExecLimits::within(limit))
+        .map_err(|error| StepError::Agent { what: what(), error })?;
+    context.log_line(&format!("$ {}\n{}{}", argv.join(" "), output.stdout_text(), output.stderr_text()));
+    Ok(output)
+}
+
 fn exec(
     agent: &Agent,
     argv: &[&str],
@@ -382,7 +405,7 @@ fn exec(
     Ok(output)
 }
 
-fn check(argv: &[&str], output: &ExecOutput) -> Result<(), StepError> {
+pub(crate) fn check(argv: &[&str], output: &ExecOutput) -> Result<(), StepError> {
     if output.success() {
         return Ok(());
     }
@@ -398,7 +421,7 @@ fn tail(output: &ExecOutput) -> Vec<String> {
     last_lines(&(output.stdout_text() + &output.stderr_text()))
 }
 
-fn tail_of_file(path: &Path) -> Vec<String> {
+pub(crate) fn tail_of_file(path: &Path) -> Vec<String> {
     last_lines(&String::from_utf8_lossy(&std::fs::read(path).unwrap_or_default()))
 }
 
@@ -406,25 +429,25 @@ fn tail_of_file(path: &Path) -> Vec<String> {
 fn last_lines(text: &str) -> Vec<String> {
     let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
     let shown = &lines[lines.len().saturating_sub(TAIL)..];
-    shown
-        .iter()
-        .map(|line| {
-            line.chars()
-                .take(300)
-                .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
-                .collect()
-        })
+    shown.iter().map(|line| clean(line)).collect()
+}
+
+/// A guest's words for a terminal.
+pub(crate) fn clean(line: &str) -> String {
+    line.chars()
+        .take(300)
+        .flat_map(|c| if c.is_control() { c.escape_default().collect() } else { vec![c] })
         .collect()
 }
 
-fn create_overlay(disk: &Path, below: &Image) -> Result<(), BuildError> {
+pub(crate) fn create_overlay(disk: &Path, below: &Image) -> Result<(), BuildError> {
     let mut command = child::command(&tool("qemu-img", "qemu-utils")?);
     command.args(["create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]).arg(below.disk()).arg(disk);
     child::output("qemu-img", command).map(drop)
 }
 
 /// Only the name in the header changes; the overlay's contents stay what they are.
-fn rebase(disk: &Path, onto: &Path) -> Result<(), BuildError> {
+pub(crate) fn rebase(disk: &Path, onto: &Path) -> Result<(), BuildError> {
     let mut command = child::command(&tool("qemu-img", "qemu-utils")?);
     command.args(["rebase", "-q", "-u", "-f", "qcow2", "-F", "qcow2", "-b"]).arg(onto).arg(disk);
     child::output("qemu-img", command).map(drop)

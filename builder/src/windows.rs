@@ -3,10 +3,15 @@
 //! Planning chooses edition, answer file, drivers and set-up plan (`plan`); building writes the set-up disk, installs
 //! ([`crate::install`]), and seals disk, UEFI variables, TPM state and identity as one artifact (`seal`).
 
+mod extra;
 mod make;
 pub(crate) mod plan;
 mod seal;
+mod setup_run;
 
+pub(crate) use extra::layers;
+pub use extra::{DriverIn, WindowsSetup};
 pub(crate) use make::build;
 pub use plan::{AnswerPlan, FileFound, VirtioFound, WindowsBase, WindowsFacts};
 pub use seal::{Private, Sealed};
+pub(crate) use setup_run::build as set_up;

@@ -5,13 +5,15 @@ use std::path::{Path, PathBuf};
 
 use no43_builder::answer;
 use no43_builder::diagnostic::{Kind, Problems};
+use no43_builder::driver::{DriverFacts, ModelFacts, Signer, System};
 use no43_builder::key::Key;
 use no43_builder::lock::hashes::HashCache;
-use no43_builder::lock::{Lock, SuiteLock};
+use no43_builder::lock::{InputLock, Lock, SuiteLock};
 use no43_builder::media::wim::WimImage;
 use no43_builder::media::{Channel, Media};
-use no43_builder::plan::{Facts, HostCard, HostFacts, Plan, gather, plan};
+use no43_builder::plan::{Facts, HostCard, HostFacts, LayerWhat, Plan, gather, plan};
 use no43_builder::recipe::{self, Resolved};
+use no43_builder::windows::{VirtioFound, WindowsFacts};
 
 const RECIPES: &str = "../recipes";
 
@@ -653,5 +655,133 @@ fn a_recipe_that_holds_all_defaults_means_the_same_as_one_that_holds_none() {
     assert_eq!(
         (all.machine, all.checks, all.display, all.network),
         (none.machine, none.checks, none.display, none.network)
+    );
+}
+
+const WINDOWS_DRIVER: &str = r#"
+name = "games"
+[guest]
+os = "windows10"
+user = { name = "player" }
+[inputs]
+iso = { path = "iso" }
+virtio = { path = "virtio" }
+old = { path = "old.exe" }
+new = { path = "new.exe" }
+parsec = { path = "parsec.exe" }
+[machine]
+cpus = 2
+memory = "4 GiB"
+[[card]]
+id = "10de:2484"
+[driver]
+package = "new"
+[remote]
+parsec = true
+rdp = true
+"#;
+
+/// A plan of a Windows whose inputs are only named: what they hold is said here.
+fn windows_plan(folder: &Folder, sets: &[&str]) -> Result<Plan, Problems> {
+    let recipe = folder.load("games.toml", sets)?;
+    let windows = recipe.recipe.guest.windows.as_ref().unwrap();
+    let media = media_for(windows);
+    let driver = |version: &str| DriverFacts {
+        system: System::Windows,
+        version: Some(version.parse().unwrap()),
+        date: "03/17/2021".into(),
+        dch: true,
+        form: None,
+        signer: Some(Signer::Microsoft),
+        files: 3000,
+        bytes: 1 << 30,
+        contradictions: Vec::new(),
+        models: vec![ModelFacts {
+            inf: "Display.Driver/nv_dispi.inf".into(),
+            section: "NVIDIA_Devices.NTamd64.10.0...17098".into(),
+            devices: "10de:2484".into(),
+        }],
+    };
+    let mut lock = lock();
+    let mut facts = Facts { guest_program: "00".repeat(32), ..Facts::default() };
+    for (n, (name, input)) in recipe.recipe.inputs.iter().enumerate() {
+        let entry = InputLock {
+            source: input.written.clone(),
+            sha256: format!("{n:02x}").repeat(32),
+            size: 1,
+            facts: std::collections::BTreeMap::from([
+                ("viostor".into(), "w10".into()),
+                ("NetKVM".into(), "w10".into()),
+            ]),
+            media: (name == "iso").then(|| media.clone()),
+            driver: match name.as_str() {
+                "old" => Some(driver("466.11")),
+                "new" => Some(driver("472.12")),
+                _ => None,
+            },
+        };
+        lock.inputs.entry("games".into()).or_default().insert(name.clone(), entry);
+        facts.inputs.insert(name.clone(), folder.path(name));
+    }
+    let virtio = VirtioFound {
+        path: "virtio".into(),
+        sha256: "11".repeat(32),
+        in_setup: vec!["viostor".into()],
+        later: vec!["vioserial".into()],
+        agent: true,
+    };
+    facts.windows = Some(WindowsFacts { media, virtio: Some(virtio), answer_file: None });
+    plan(&recipe, &lock, &facts)
+}
+
+#[test]
+fn another_driver_is_one_new_layer() {
+    let folder = Folder::with(&[("games.toml", WINDOWS_DRIVER)]);
+    let of = |sets: &[&str]| windows_plan(&folder, sets).unwrap_or_else(|problems| panic!("{problems}"));
+    let new = of(&[]);
+    let (one, other) = (keys(&new), of(&["driver.package=old"]));
+    let other = keys(&other);
+    assert_eq!(one.len(), 3);
+    assert_eq!((one[0], one[1]), (other[0], other[1]));
+    assert_ne!(one[2], other[2]);
+    insta::assert_snapshot!(new.to_string().replace(&folder.path("").display().to_string(), ""), @"
+    games   windows10   from games.toml
+    layers   aa8d1e0186c3  base               Windows 10 Professional fr-FR build 19045, 2 drivers, 3 set…
+             fa698cc696b6  remote play        Parsec
+             4599c6302585  driver             driver 472.12, staged
+    machine  2 CPUs, 4 GiB memory, 64 GiB disk, UEFI, boots from its disk, user network
+    card     10de:2484
+    checks   agent, card, driver, connector, quiet
+    note     a session of Remote Desktop takes the screen away from Parsec until somebody logs on at the console again: use one at a time
+    note     Parsec: installed, not signed in: do it once with no43 view
+    ");
+    let LayerWhat::WindowsSetup(driver) = &new.layers[2].what else { panic!("another layer") };
+    insta::assert_snapshot!(serde_json::to_string(&driver.setup.actions).unwrap(), @r#"[{"name":"driver 472.12 Display.Driver","task":{"do":"driver","inf":"driver/Display.Driver","install":false},"limit_seconds":2400,"restart":"later"},{"name":"restart","task":{"do":"restart","only_if_needed":true},"limit_seconds":1200,"restart":"later"}]"#);
+    assert_eq!(of(&["driver.install=none"]).layers.len(), 2);
+    // The card may be another one without a new layer, and so may everything else that a machine is started with.
+    assert_eq!(keys(&of(&["machine.cpus=4"])), one);
+    let again: Plan = serde_json::from_str(&serde_json::to_string(&new).unwrap()).unwrap();
+    assert_eq!(again, new, "a plan survives JSON");
+}
+
+#[test]
+fn a_driver_that_is_installed_with_the_card_is_kept_as_it_is_where_that_is_asked_for() {
+    let folder = Folder::with(&[("games.toml", WINDOWS_DRIVER)]);
+    let deny = |sets: &[&str]| {
+        let plan = windows_plan(&folder, sets).unwrap_or_else(|problems| panic!("{problems}"));
+        let LayerWhat::WindowsSetup(layer) = &plan.layers[2].what else { panic!("another layer") };
+        let actions = serde_json::to_string(&layer.setup.actions).unwrap();
+        (layer.driver.as_ref().unwrap().deny.join(" "), actions)
+    };
+    assert_eq!(deny(&["updates.driver=ours"]).0, "", "a staged driver has not bound yet");
+    let (ids, actions) =
+        deny(&["updates.driver=ours", "driver.install=with-card", "driver.components=['PhysX']"]);
+    assert_eq!(ids, "10de:2484");
+    assert!(actions.contains(r#""-clean","Display.Driver","PhysX""#), "{actions}");
+    assert_eq!(deny(&["driver.install=with-card"]).0, "");
+    let (_, actions) = deny(&["driver.test-signed=true"]);
+    assert!(
+        actions.contains("testsigning") && actions.find("testsigning") < actions.find("driver 472.12"),
+        "{actions}"
     );
 }

@@ -163,6 +163,7 @@ impl Prepared {
             accel: no43_machine::Accel::Tcg,
             patience: manner.patience,
             keep_on_failure: manner.keep_on_failure,
+            lender: None,
             cancel: Some(stop.flag()),
         };
         if self.built()?.is_none() {

@@ -60,18 +60,13 @@ fn is_wanted(path: &str) -> bool {
 
 /// Reads the texts of a package file.
 pub(super) fn of_file(path: &Path) -> Result<Contents, DriverError> {
-    let failed = |source| DriverError::Io { path: path.to_owned(), source };
-    let mut file = File::open(path).map_err(failed)?;
-    let Some(start) = find_archive(&mut file).map_err(failed)? else {
-        return Err(DriverError::NotAPackage { path: path.to_owned(), what: what_it_is(&mut file) });
-    };
+    let (archive, mut source) = open(path)?;
+    let start = source.start;
     let damaged = |error: sevenz_rust2::Error| DriverError::Damaged {
         path: path.to_owned(),
         why: format!("its 7z archive at byte {start} cannot be read: {error}"),
     };
-    let mut source = Behind::new(file, start).map_err(failed)?;
     let password = Password::empty();
-    let archive = Archive::read_with_memory_limit(&mut source, &password, MEMORY_KIB).map_err(damaged)?;
     let mut contents = check(path, &archive)?;
     for block in 0..archive.blocks.len() {
         let decoder =
@@ -82,6 +77,23 @@ pub(super) fn of_file(path: &Path) -> Result<Contents, DriverError> {
         }
     }
     Ok(contents)
+}
+
+/// Finds the archive in a package file and reads its directory.
+fn open(path: &Path) -> Result<(Archive, Behind), DriverError> {
+    let failed = |source| DriverError::Io { path: path.to_owned(), source };
+    let mut file = File::open(path).map_err(failed)?;
+    let Some(start) = find_archive(&mut file).map_err(failed)? else {
+        return Err(DriverError::NotAPackage { path: path.to_owned(), what: what_it_is(&mut file) });
+    };
+    let damaged = |error: sevenz_rust2::Error| DriverError::Damaged {
+        path: path.to_owned(),
+        why: format!("its 7z archive at byte {start} cannot be read: {error}"),
+    };
+    let mut source = Behind::new(file, start).map_err(failed)?;
+    let archive =
+        Archive::read_with_memory_limit(&mut source, &Password::empty(), MEMORY_KIB).map_err(damaged)?;
+    Ok((archive, source))
 }
 
 /// Refuses what no package needs and an attacker would like, by the archive's directory alone.
@@ -145,6 +157,82 @@ fn unpack<R: Read + Seek>(
         // what is behind the last one is not unpacked
         Ok(left > 0)
     })?;
+    Ok(())
+}
+
+/// Gives every wanted file of a package, an archive or a folder, to `take`, in the package's own order. Names were checked.
+pub(super) fn each(
+    path: &Path,
+    wanted: &dyn Fn(&str) -> bool,
+    take: &mut dyn FnMut(&str, &mut dyn Read) -> Result<(), DriverError>,
+) -> Result<(), DriverError> {
+    if path.is_dir() {
+        return each_in_folder(path, wanted, take);
+    }
+    let (archive, mut source) = open(path)?;
+    check(path, &archive)?;
+    let password = Password::empty();
+    let mut failed = None;
+    for block in 0..archive.blocks.len() {
+        let decoder =
+            BlockDecoder::new_with_memory_limit(1, MEMORY_KIB, block, &archive, &password, &mut source);
+        let is_wanted = |entry: &sevenz_rust2::ArchiveEntry| {
+            entry.has_stream() && wanted(&entry.name().replace('\\', "/"))
+        };
+        let mut left = decoder.entries().iter().filter(|entry| is_wanted(entry)).count();
+        if left == 0 {
+            continue;
+        }
+        let read = decoder.for_each_entries(&mut |entry, reader| {
+            if is_wanted(entry) {
+                let name = entry.name().replace('\\', "/");
+                // What the directory says is what is written at most.
+                if let Err(error) = take(&name, &mut reader.take(entry.size())) {
+                    failed = Some(error);
+                    return Ok(false);
+                }
+                left -= 1;
+            }
+            Ok(left > 0)
+        });
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let why = |error| format!("it cannot be unpacked: {error}");
+        read.map_err(|error| DriverError::Damaged { path: path.to_owned(), why: why(error) })?;
+    }
+    Ok(())
+}
+
+fn each_in_folder(
+    root: &Path,
+    wanted: &dyn Fn(&str) -> bool,
+    take: &mut dyn FnMut(&str, &mut dyn Read) -> Result<(), DriverError>,
+) -> Result<(), DriverError> {
+    let (mut folders, mut files) = (vec![PathBuf::new()], Vec::new());
+    while let Some(folder) = folders.pop() {
+        let path = root.join(&folder);
+        let failed = |source| DriverError::Io { path: path.clone(), source };
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            let below = folder.join(entry.file_name());
+            match entry.file_type().map_err(failed)? {
+                kind if kind.is_dir() => folders.push(below),
+                kind if kind.is_file() => files.push(below.to_string_lossy().into_owned()),
+                _ => {}
+            }
+            if files.len() > MOST_FILES {
+                let why = format!("it has more than {MOST_FILES} files");
+                return Err(DriverError::Damaged { path: root.to_owned(), why });
+            }
+        }
+    }
+    files.sort();
+    for name in files.iter().filter(|name| wanted(name)) {
+        let path = root.join(name);
+        let mut file = File::open(&path).map_err(|source| DriverError::Io { path, source })?;
+        take(name, &mut file)?;
+    }
     Ok(())
 }
 

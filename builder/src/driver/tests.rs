@@ -163,6 +163,78 @@ fn a_linux_package_says_its_version() {
     assert_snapshot!(answer(&package, ids("10de:1b80"), 0), @"no: Pascal chips are driven up to branch 582, and this is newer");
 }
 
+/// Everything that a package of NVIDIA's has, by name.
+fn whole(dir: &Path, cat: &[u8]) -> PathBuf {
+    let cfg = b"<setup>\n<file name=\"${EulaHtmlFile}\"/>\n<file name=\"${FunctionalConsentFile}\"/>\n<keep/>\n</setup>\n";
+    let files: &[(&str, &[u8])] = &[
+        ("setup.exe", b"MZ"),
+        ("setup.cfg", cfg),
+        ("EULA.txt", b"agree"),
+        ("ListDevices.txt", b"DEV_2484"),
+        ("NVI2/NVI2.dll", b"installer"),
+        ("Display.Driver/nv_dispi.inf", DESKTOP.as_bytes()),
+        ("Display.Driver/NV_DISP.CAT", cat),
+        ("Display.Driver/nvlddmkm.sy_", &[7; 300_000]),
+        ("HDAudio/nvhda.inf", b"[Version]\nClass=MEDIA\n"),
+        ("GFExperience/gfe.exe", &[1; 100_000]),
+    ];
+    package(dir, "466.11-desktop-win10-64bit-international-dch-whql.exe", files)
+}
+
+const SIGNED: &[u8] = b"0\x82 Microsoft Windows Hardware Compatibility PCA";
+
+#[test]
+fn only_what_is_needed_is_unpacked() {
+    let dir = tempfile::tempdir().unwrap();
+    let package = Package::read(&whole(dir.path(), SIGNED)).unwrap();
+    let unpacked = |parts: Parts<'_>, name: &str| {
+        let to = dir.path().join(name);
+        fs::create_dir(&to).unwrap();
+        let result = unpack(&package, parts, &to).map_err(|error| error.to_string());
+        result.map(|unpacked| (unpacked, archive::of_folder(&to).unwrap().files, to))
+    };
+    let (staged, files, _) = unpacked(Parts::Staged, "staged").unwrap();
+    assert_eq!((staged.files, files, &staged.infs[..]), (3, 3, &["Display.Driver".to_owned()][..]));
+    let components = ["HDAudio".to_owned()];
+    let (_, files, to) = unpacked(Parts::Installer(&components), "installer").unwrap();
+    assert_eq!(files, 9);
+    assert!(!to.join("GFExperience").exists());
+    assert_eq!(fs::read_to_string(to.join("setup.cfg")).unwrap(), "<setup>\n<keep/>\n</setup>\n");
+    let missing = unpacked(Parts::Installer(&["PhysX".to_owned()]), "missing").unwrap_err();
+    assert!(missing.contains("has no component 'PhysX'"), "{missing}");
+    // the same from an unpacked folder
+    let folder = Package::read(&to).unwrap();
+    fs::create_dir(dir.path().join("again")).unwrap();
+    assert_eq!(unpack(&folder, Parts::Staged, &dir.path().join("again")).unwrap().files, 3);
+}
+
+#[test]
+fn the_lock_keeps_what_a_package_drives_and_who_signed_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let package = Package::read(&whole(dir.path(), SIGNED)).unwrap();
+    let facts = DriverFacts::of(&package);
+    assert_eq!((facts.signer, facts.models.len()), (Some(Signer::Microsoft), 2));
+    let text = toml::to_string(&facts).unwrap();
+    let again: DriverFacts = toml::from_str(&text).unwrap();
+    assert_eq!(again, facts);
+    let again = again.package(&package.path);
+    for (card, build) in
+        [("10de:2484", 19045), ("10de:2484", 10240), ("10de:2520", 19045), ("10de:1f82", 19045)]
+    {
+        let drives = |package: &Package| match package.drives(ids(card), Some(build)) {
+            Answer::Yes(fit) => format!("{} {}", fit.section, fit.closest),
+            // names come from the PCI id list then
+            Answer::No(reason) => format!("{:?}", std::mem::discriminant(&reason)),
+            Answer::Unlisted => String::new(),
+        };
+        assert_eq!(drives(&again), drives(&package), "{card} {build}");
+    }
+    let other = tempfile::tempdir().unwrap();
+    let unsigned = Package::read(&whole(other.path(), b"somebody")).unwrap();
+    assert_eq!(unsigned.signer, Some(Signer::Other));
+    assert_eq!(ordinary(dir.path()).signer, Some(Signer::Nobody));
+}
+
 fn refused(path: &Path) -> String {
     let dir = path.parent().unwrap().display().to_string();
     Package::read(path).unwrap_err().to_string().replace(&dir, "…")

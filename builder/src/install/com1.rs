@@ -19,7 +19,7 @@ const LOOK_UP: Timespec = Timespec { tv_sec: 0, tv_nsec: 300_000_000 };
 const LONGEST: usize = LINE_LIMIT + 1024;
 
 /// Tells `tell` every line of `file` until `stop` is set or `tell` says no. The file may appear later.
-pub(super) fn follow(file: &Path, stop: &Arc<AtomicBool>, mut tell: impl FnMut(Seen) -> bool) {
+pub(crate) fn follow(file: &Path, stop: &Arc<AtomicBool>, mut tell: impl FnMut(Seen) -> bool) {
     let watch = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK).ok();
     if let (Some(watch), Some(folder)) = (&watch, file.parent()) {
         // Of the folder, because QEMU may make the file anew; without it the sleep alone makes us look.

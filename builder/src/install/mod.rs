@@ -6,10 +6,10 @@
 //! A failure names phase, cause, what was seen, and a fix ([`InstallError::Failed`]).
 
 mod cause;
-mod com1;
+pub(crate) mod com1;
 mod drive;
 mod phase;
-mod watch;
+pub(crate) mod watch;
 
 pub use cause::Cause;
 pub use drive::{Failed, Identity, InstallError, Installed, Job, install};

@@ -37,7 +37,7 @@ const KEPT: usize = 40;
 
 /// Something that was seen.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Seen {
+pub(crate) enum Seen {
     /// A line on COM1 that is not the guest program's.
     Line(String),
     /// The guest program said something.
@@ -62,7 +62,7 @@ pub(super) enum Seen {
 
 /// What QEMU counts, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Blocks {
+pub(crate) struct Blocks {
     /// Read from the medium.
     pub(super) medium: u64,
     /// Read from the set-up disk.

@@ -13,9 +13,7 @@ use crate::driver::gate::{self, Asked, Decided};
 use crate::key::{Key, hex};
 use crate::lock::Lock;
 use crate::plan::{Awaited, Boot, Firmware};
-use crate::recipe::{
-    CardAsk, CopyFrom, DriverInstall, FileAsk, Guest, MachineAsk, Recipe, Resolved, Step, StepAsk,
-};
+use crate::recipe::{CardAsk, CopyFrom, FileAsk, Guest, MachineAsk, Recipe, Resolved, Step, StepAsk};
 
 /// The name that every layer has inside; the recipe's own is given when a machine starts.
 const HOSTNAME: &str = "no43";
@@ -32,7 +30,6 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
     crate::lock::check_media(resolved, lock)?;
     let mut notes = Vec::new();
     let driver = driver(resolved, lock, facts)?;
-    refuse_installation(recipe)?;
     let machine =
         MachinePlan { hidden: driver.hidden, ..machine(&recipe.machine, facts.host.as_ref(), &mut notes) };
     notes.extend(driver.notes);
@@ -44,6 +41,10 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
         None => debian_layer(recipe, lock, facts, &mut notes)?,
     };
     let mut layers = vec![base];
+    if recipe.guest.windows.is_some() {
+        layers.extend(crate::windows::layers(recipe, lock, facts, &driver.cards, &layers[0])?);
+        notes.extend(crate::apps::notes(&recipe.remote.apps));
+    }
     for step in &recipe.steps {
         let layer = step_layer(step, layers.last(), &recipe.machine, lock, resolved, facts)?;
         layers.push(layer);
@@ -110,17 +111,6 @@ fn machine(ask: &MachineAsk, host: Option<&HostFacts>, notes: &mut Vec<String>) 
         uefi_under_lab: ask.uefi_under_lab,
         hidden: false,
     }
-}
-
-/// The package is checked, and not put in yet.
-fn refuse_installation(recipe: &Recipe) -> Result<(), Problem> {
-    let ask = &recipe.driver;
-    let asked = ask.package.is_some() || !ask.packages.is_empty();
-    if !asked || ask.install == DriverInstall::None {
-        return Ok(());
-    }
-    let what = "this version checks a driver, and does not put it in";
-    Err(ask.spots.install.problem(Kind::NotSupported, what).fix("set driver.install = \"none\""))
 }
 
 /// The gate of the card's driver.

@@ -82,6 +82,7 @@ fn what(what: &LayerWhat) -> String {
     let text = match what {
         LayerWhat::Debian(base) => debian(base),
         LayerWhat::Windows(base) => windows(base),
+        LayerWhat::WindowsSetup(setup) => setup.title.clone(),
         LayerWhat::Step(StepPlan::Run { argv, .. }) => format!("run {}", argv.join(" ")),
         LayerWhat::Step(StepPlan::Copy { files }) => match &files[..] {
             [one] => format!("copy to {}", one.to),

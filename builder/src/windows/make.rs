@@ -21,7 +21,7 @@ use crate::store::{Staging, StoreError, hash_file};
 use crate::virtio::{Driver, DriverError, GUEST_AGENT, VirtioWin, WINPE_DRIVERS};
 
 /// The set-up disk's label.
-const LABEL: &str = "NO43-SETUP";
+pub(super) const LABEL: &str = "NO43-SETUP";
 
 /// Builds the layer in `staging`.
 pub(crate) fn build(
@@ -32,7 +32,7 @@ pub(crate) fn build(
     context: &mut Context<'_>,
 ) -> Result<Made, BuildError> {
     let dir = staging.dir().to_owned();
-    let program = guest_program(base, context)?;
+    let program = guest_program(&base.guest_program, context)?;
     let disk = dir.join(DISK);
     let mut create = child::command(&tool("qemu-img", "qemu-utils")?);
     create.args(["create", "-q", "-f", "qcow2"]).arg(&disk).arg(base.disk_bytes.to_string());
@@ -97,13 +97,14 @@ pub(crate) fn build(
     Ok(Made { files, boot: BootKind::Disk, provenance, sealed: Some(sealed) })
 }
 
-fn guest_program(base: &WindowsBase, context: &Context<'_>) -> Result<PathBuf, BuildError> {
+/// The program of the plan, if it is still that.
+pub(super) fn guest_program(planned: &str, context: &Context<'_>) -> Result<PathBuf, BuildError> {
     let path = context.options.guest_program.clone();
     let (_, now) = hash_file(&path).map_err(StoreError::io("read", &path))?;
-    if now == base.guest_program {
+    if now == planned {
         return Ok(path);
     }
-    Err(BuildError::OtherGuestProgram { path, now, planned: base.guest_program.clone() })
+    Err(BuildError::OtherGuestProgram { path, now, planned: planned.to_owned() })
 }
 
 /// One disk with everything: exactly one answer file, the drivers that Windows Setup loads, and what the guest program needs.

@@ -1,5 +1,6 @@
 //! `ci/bench`: figures as ratios against a named peer, measured in the same run in alternation.
 
+mod diagnosis;
 mod driver;
 mod media;
 
@@ -22,7 +23,7 @@ const RECIPE: &str = "recipes/lab-guest.toml";
 pub(crate) struct Options {
     #[command(flatten)]
     install: Install,
-    /// Only these figures; may be given again (build, spawn, gpus, media, setup-disk, memory, driver, image, demo)
+    /// Only these figures; may be given again (build, spawn, gpus, media, setup-disk, memory, driver, diagnosis, image, demo)
     #[arg(long, value_name = "FIGURE")]
     only: Vec<String>,
     /// Measure the warm demo too (minutes)
@@ -66,6 +67,7 @@ const FIGURES: &[Row] = &[
     ("setup-disk", media::setup_disk),
     ("memory", memory),
     ("driver", driver::driver),
+    ("diagnosis", diagnosis::diagnosis),
     ("image", image),
     ("demo", demo),
 ];

@@ -6,6 +6,7 @@ mod build;
 mod completions;
 mod context;
 mod cp;
+mod diagnose;
 mod doctor;
 mod download;
 mod driver;
@@ -100,6 +101,8 @@ enum Command {
     Instance(instance::Args),
     /// Make the reports of a kept run again
     Report(report::Args),
+    /// Say why a kept run failed: causes with what speaks for and against each, and the fix
+    Diagnose(diagnose::Args),
     /// Show the graphics cards of this host and whether they can be lent
     Gpus(gpus::Args),
     /// Find what keeps this host from lending a card, and say how to mend it
@@ -146,6 +149,7 @@ fn main() -> ExitCode {
         Command::Job(args) => job::run(&args, &context),
         Command::Instance(args) => instance::run(args, &context),
         Command::Report(args) => report::run(&args, &context),
+        Command::Diagnose(args) => diagnose::run(&args, &context),
         Command::Gpus(args) => gpus::run(args, &context),
         Command::Doctor(args) => doctor::run(&args, &context),
         Command::Host(args) => host::run(&args, &context),

@@ -123,6 +123,11 @@ pub enum Event {
         #[serde(default)]
         warning: bool,
     },
+    /// What was seen, as causes read it; a later version may draw other conclusions from the same.
+    Observed {
+        /// The facts.
+        facts: crate::diagnosis::Facts,
+    },
     /// A likely cause of the failure, best first.
     Diagnosis {
         /// The cause and what speaks for and against it.

@@ -1,6 +1,6 @@
 //! The events of a run, sorted into what a report shows.
 
-use crate::diagnosis::Finding;
+use crate::diagnosis::{Facts, Finding};
 use crate::evidence::read::{Run, State};
 use crate::evidence::{CardFacts, CheckResult, Event, Fact, Frame, Section};
 use crate::exit_codes;
@@ -59,6 +59,8 @@ pub struct SectionModel {
     pub notes: Vec<(String, bool)>,
     /// Causes, best first.
     pub causes: Vec<Finding>,
+    /// What the causes were judged by.
+    pub observed: Facts,
     /// How the control ended; only in a control.
     pub control: Option<ControlModel>,
 }
@@ -178,6 +180,7 @@ impl SectionModel {
             Event::HostChange { target, before, after } => self.host_changes.push((target, before, after)),
             Event::Note { text, warning } => self.notes.push((text, warning)),
             Event::Diagnosis { cause } => self.causes.push(cause),
+            Event::Observed { facts } => self.observed.merge(&facts),
             Event::ControlEnded { fails_in, as_it_must, line } => {
                 self.control = Some(ControlModel { fails_in, as_it_must, line });
             }

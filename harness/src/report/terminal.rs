@@ -137,6 +137,12 @@ impl<W: Write> Live<W> {
         ));
         if finding.likely {
             self.line(&format!("       fix   {}", finding.fix));
+            if let Some(missing) = finding.missing.first() {
+                let more = finding.missing.len() - 1;
+                let more =
+                    if more > 0 { format!(" and {more} more: no43 diagnose RUN") } else { String::new() };
+                self.line(&format!("       unknown  {missing}{more}"));
+            }
         } else {
             self.line("       not likely");
         }

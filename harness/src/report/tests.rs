@@ -327,6 +327,7 @@ fn failed(folder: &Path) -> Script {
                 speaks_against: own(speaks_against),
                 fix: fix.into(),
                 likely,
+                ..Finding::default()
             },
         }
     };

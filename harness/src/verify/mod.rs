@@ -9,6 +9,7 @@ mod eye;
 mod guest;
 pub(crate) mod run;
 pub(crate) mod spec;
+pub(crate) mod witness;
 
 use crate::checks::Capability;
 use crate::evidence::{CheckResult, Event, Fact, Recorder, Round, RunDir, Section, Sink};

@@ -4,9 +4,10 @@ use super::cards::{self, Held};
 use super::eye::LabEye;
 use super::guest::{LiveGuest, exit_words};
 use super::spec::{Borrowed, Scratch, machine_spec, subjects};
+use super::witness::Witness;
 use super::{VerifyOptions, disk};
 use crate::checks::{self, Asking, Eye, Guest, Limits, RoundResult, Subject};
-use crate::diagnosis::{self, Mark, Observed};
+use crate::diagnosis::{self, Facts, Mark};
 use crate::evidence::{CheckResult, Event, Fact, Outcome, Recorder, Round, tail};
 use crate::stop::Stop;
 use crate::verdict::{FailureKind, Verdict};
@@ -103,6 +104,9 @@ struct Run<'a, 'r> {
     recorder: &'a mut Recorder<'r>,
     ended: Ended,
     marks: Vec<Mark>,
+    /// What causes are judged by, collected on the way.
+    facts: Facts,
+    witness: Option<Witness>,
     qemu_words: Vec<String>,
     seeds: HashMap<String, u64>,
     /// The guest's boot id in the last round: a reboot gives another.
@@ -125,6 +129,8 @@ pub(super) fn section(
         recorder,
         ended: Ended::default(),
         marks: Vec::new(),
+        facts: Facts::default(),
+        witness: None,
         qemu_words: Vec::new(),
         seeds: HashMap::new(),
         boot_id: None,
@@ -156,6 +162,7 @@ impl Run<'_, '_> {
             .map_err(|e| Failure::new("bind", FailureKind::Host, e.to_string()))?;
         let subjects = subjects(&spec, &held.borrowed, &inventory)
             .map_err(|e| Failure::new("bind", FailureKind::Host, format!("{e:#}")))?;
+        self.begin_to_look(held, &inventory, &spec);
         cards::check_memlock(&spec, self.options)?;
         self.stopped("bind")?;
         cards::bind(held, self.options, self.recorder)?;
@@ -169,6 +176,17 @@ impl Run<'_, '_> {
         }
         self.explain(&scratch);
         result
+    }
+
+    /// From here on what the host's kernel says about the cards is this run's.
+    fn begin_to_look(&mut self, held: &Held, inventory: &Inventory, spec: &MachineSpec) {
+        let functions: Vec<_> =
+            held.borrowed.iter().flat_map(|one| one.functions.iter().map(|(address, _)| *address)).collect();
+        let witness = Witness::begin(&self.options.roots, &functions, inventory);
+        self.facts.merge(&witness.standing(inventory));
+        self.facts.merge(&planned_facts(self.plan, &held.borrowed));
+        self.facts.add("machine.type", &spec.machine_type);
+        self.witness = Some(witness);
     }
 
     fn accel(&mut self) -> Accel {
@@ -528,17 +546,20 @@ impl Run<'_, '_> {
     /// Names the likely causes of the failure.
     fn explain(&mut self, scratch: &Scratch) {
         let Some(failure) = &self.ended.failure else { return };
-        let lines =
-            self.ended.results.iter().filter(|r| r.failed()).flat_map(|r| r.guest_lines.iter().cloned());
-        let observed = Observed {
-            failed: failure.place.clone(),
-            seen: failure.cause.clone(),
-            guest_lines: lines.collect(),
-            serial_tail: tail(&scratch.serial, 40),
-            qemu_words: self.qemu_words.clone(),
-            marks: self.marks.clone(),
-        };
-        for cause in diagnosis::diagnose(&observed) {
+        let mut facts = std::mem::take(&mut self.facts);
+        if let Some(witness) = &mut self.witness {
+            facts.merge(&witness.facts());
+        }
+        facts.add("run.failed", &failure.place);
+        for result in self.ended.results.iter().filter(|r| r.failed()) {
+            facts.add("run.round", diagnosis::round_word(result.round));
+            result.guest_lines.iter().for_each(|line| diagnosis::add_line(&mut facts, line));
+        }
+        tail(&scratch.serial, 40).iter().for_each(|line| facts.add("serial.says", line));
+        self.qemu_words.iter().for_each(|line| facts.add("qemu.says", line));
+        self.marks.iter().for_each(|mark| facts.mark(*mark));
+        self.recorder.event(Event::Observed { facts: facts.clone() });
+        for cause in diagnosis::diagnose(&facts) {
             self.recorder.event(Event::Diagnosis { cause });
         }
     }
@@ -553,6 +574,27 @@ impl Run<'_, '_> {
         self.recorder.check(result.clone());
         self.ended.results.push(result);
     }
+}
+
+/// What recipe and plan say, as far as causes depend on it.
+fn planned_facts(plan: &Plan, cards: &[Borrowed]) -> Facts {
+    let mut facts = Facts::default();
+    let firmware = match plan.machine.firmware {
+        PlannedFirmware::Bios => "bios",
+        PlannedFirmware::Uefi => "uefi",
+        PlannedFirmware::UefiSecure => "uefi-secure",
+    };
+    facts.add("machine.firmware", firmware);
+    facts.add("machine.hypervisor-hidden", "no");
+    facts.add("machine.slot", "root port");
+    for card in cards {
+        let left_out = card.card.functions.iter().zip(&card.card.roles);
+        let left_out =
+            left_out.filter(|(address, _)| !card.functions.iter().any(|(given, _)| given == *address));
+        facts.all("recipe.functions", left_out.map(|(_, role)| role.to_string()));
+        facts.maybe("recipe.present-as", card.present_as.map(|id| id.to_string()));
+    }
+    facts
 }
 
 /// "driver: no driver has 0000:01:00.0 (10de:2484); guest: nouveau: unknown chipset".

@@ -57,6 +57,12 @@ pub struct GuestPlan {
     pub init: Init,
     /// The user that the guest gets; its password is set when a machine starts and is in no layer.
     pub user: Option<UserPlan>,
+    /// A Windows computer's name, given at an instance's first start; `None`: made from the instance's name.
+    #[serde(default)]
+    pub hostname: Option<String>,
+    /// Where a Windows' own product key comes from; given at an instance's first start.
+    #[serde(default)]
+    pub product_key: Option<SecretSource>,
 }
 
 /// What is process 1 in a Linux guest.
@@ -309,6 +315,23 @@ pub struct MachinePlan {
     /// The guest is not shown that it runs under KVM: for GeForce drivers older than branch 465.
     #[serde(default)]
     pub hidden: bool,
+    /// Who a machine is that was installed.
+    #[serde(default)]
+    pub identity: IdentityKind,
+}
+
+/// Who the machine of an installed image is: Windows ties its licence and its keys to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IdentityKind {
+    /// A kept one has a UUID and a serial number of its own, and begins with a copy of the image's TPM; a throw-away one is
+    /// the machine that was installed.
+    #[default]
+    Own,
+    /// UUID and serial number of its own and an empty TPM, for throw-away ones too.
+    Fresh,
+    /// The machine that was installed. Only one kept instance of an image can be that.
+    Image,
 }
 
 /// What starts the guest.

@@ -13,5 +13,5 @@ pub(crate) use extra::layers;
 pub use extra::{DriverIn, WindowsSetup};
 pub(crate) use make::build;
 pub use plan::{AnswerPlan, FileFound, VirtioFound, WindowsBase, WindowsFacts};
-pub use seal::{Private, Sealed};
+pub use seal::{Private, Sealed, Who};
 pub(crate) use setup_run::build as set_up;

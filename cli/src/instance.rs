@@ -312,7 +312,7 @@ fn renew(
         let stop = stop_token().or_exit(exit_codes::HOST_SETUP)?;
         let image = prepared.build(&stop)?.image;
         let done = instance
-            .renew(&Origin { image: &image, store: &prepared.store })
+            .renew(&Origin { image: &image, store: &prepared.store }, prepared.plan.machine.identity)
             .or_exit(exit_codes::INSTANCE)?;
         instance.follow(&prepared.plan).or_exit(exit_codes::INSTANCE)?;
         done

@@ -76,6 +76,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Done {
         Failure::new(exit_codes::INPUT, why)
     })?;
     let request = Request::Start(StartRequest {
+        first_start: None, // nobody signs in to the machine of one command
         name: name.clone(),
         instances: instances.dir().to_owned(),
         store: prepared.store.dir().to_owned(),

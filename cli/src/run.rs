@@ -7,6 +7,7 @@ use no43_builder::plan::Plan;
 use no43_builder::store::Store;
 use no43_harness::exit_codes;
 use no43_harness::instance::{Instance, Instances, NewInstance, Origin, differences, random_hex};
+use no43_harness::running::first_start;
 use no43_harness::running::{Launch, Left, Request, Runs, StartRequest};
 use no43_harness::verify::{self, VerifyOptions};
 
@@ -45,12 +46,19 @@ pub(crate) fn run(args: &Args, context: &Context) -> Done {
     let ready = ready(args, &instances, &runs, context)?;
     let interrupts = Interrupts::catch_but_hangup().or_exit(exit_codes::HOST_SETUP)?;
     let name = ready.instance.name().to_owned();
+    let first_start =
+        first_start::wanted(&ready.plan, &ready.instance).or_exit(exit_codes::INPUT).inspect_err(|_| {
+            if args.ephemeral {
+                let _ = instances.remove(&ready.instance, &ready.store);
+            }
+        })?;
     let request = Request::Start(StartRequest {
         name: name.clone(),
         instances: instances.dir().to_owned(),
         store: ready.store.dir().to_owned(),
         plan: ready.plan,
         owner: None,
+        first_start,
         wait_s: args.wait.as_secs(),
         extra_disks: Vec::new(),
         qemu: "qemu-system-x86_64".into(),

@@ -167,8 +167,11 @@ pub enum InstallError {
 /// # Errors
 /// [`InstallError`]; unless the machine was to be kept, it is gone then.
 pub fn install(job: &Job<'_>, say: &mut dyn FnMut(&str)) -> Result<Installed, InstallError> {
+    let socket = job.run_dir.join("tpm.sock");
     let tpm = match job.tpm_state {
-        Some(state) => Some(Swtpm::start(state, &job.run_dir.join("tpm.sock"))?),
+        // a machine that is kept needs its TPM as long as it runs
+        Some(state) if job.keep_on_failure => Some(Swtpm::start_lasting(state, &socket)?),
+        Some(state) => Some(Swtpm::start(state, &socket)?),
         None => None,
     };
     let com1 = job.evidence.join("com1.log");
@@ -227,14 +230,14 @@ fn spec(job: &Job<'_>, tpm: Option<PathBuf>, com1: &Path) -> MachineSpec {
         tpm,
         panic_device: true,
         clock: Clock::LocalTime,
-        cpu: cpu(job.accel),
+        cpu: windows_cpu(job.accel, job.accel.default_cpu()),
         ..MachineSpec::new(format!("install-{}", job.name), job.accel)
     }
 }
 
-/// Windows' stop codes come by the crash enlightenment, which only KVM has; the time enlightenments go with it.
-fn cpu(accel: no43_machine::Accel) -> String {
-    let plain = accel.default_cpu();
+/// The processor as Windows knows it. Its stop codes come by the crash enlightenment, which only KVM has; the time
+/// enlightenments go with it.
+pub(crate) fn windows_cpu(accel: no43_machine::Accel, plain: &str) -> String {
     match accel {
         no43_machine::Accel::Kvm => format!("{plain},hv-relaxed=on,hv-vapic=on,hv-time=on,hv-crash=on"),
         _ => plain.to_owned(),
@@ -453,7 +456,9 @@ impl<'a> Driver<'a> {
     fn keep(&mut self, tpm: Option<Swtpm>) -> String {
         self.machine.leave_running();
         // It ends with its machine.
-        std::mem::forget(tpm);
+        if let Some(mut tpm) = tpm {
+            tpm.leave_running();
+        }
         let pid = self.machine.pid();
         let socket = self.machine.dirs().qmp_socket();
         format!(

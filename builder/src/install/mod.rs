@@ -12,6 +12,7 @@ mod phase;
 pub(crate) mod watch;
 
 pub use cause::Cause;
+pub(crate) use drive::windows_cpu;
 pub use drive::{Failed, Identity, InstallError, Installed, Job, install};
 pub use phase::{Limits, Phase, PhaseTime};
 pub use watch::MEDIUM_SERIAL;

@@ -56,6 +56,8 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
             os: recipe.guest.os.clone(),
             init: recipe.guest.init,
             user: recipe.guest.user.clone(),
+            hostname: recipe.guest.windows.as_ref().and_then(|windows| windows.hostname.clone()),
+            product_key: recipe.guest.windows.as_ref().and_then(|windows| windows.product_key.clone()),
         },
         layers,
         machine,
@@ -110,6 +112,7 @@ fn machine(ask: &MachineAsk, host: Option<&HostFacts>, notes: &mut Vec<String>) 
         boot: ask.boot,
         uefi_under_lab: ask.uefi_under_lab,
         hidden: false,
+        identity: ask.identity,
     }
 }
 

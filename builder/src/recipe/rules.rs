@@ -16,7 +16,7 @@ use super::windows::Release;
 use crate::diagnostic::{Kind, Place, Problem, Problems};
 use crate::plan::{
     Awaited, Boot, CardFunctions, CardRequest, CardRole, ChecksPlan, Console, DiskBus, DisplayPlan, Firmware,
-    Init, Lifecycle, NetworkPlan, SecretSource, UserPlan,
+    IdentityKind, Init, Lifecycle, NetworkPlan, SecretSource, UserPlan,
 };
 use crate::schema::Form;
 
@@ -262,8 +262,23 @@ impl Rules<'_> {
             "nvme" => DiskBus::Nvme,
             _ => DiskBus::Virtio,
         };
+        let identity = match at.text("identity") {
+            "fresh" => IdentityKind::Fresh,
+            "image" => IdentityKind::Image,
+            _ => IdentityKind::Own,
+        };
         let (cpus, tpm) = (at.int("cpus"), at.bool("tpm"));
-        Some(MachineAsk { cpus, memory_mib, disk_bytes, firmware, boot, uefi_under_lab, tpm, disk_bus })
+        Some(MachineAsk {
+            cpus,
+            memory_mib,
+            disk_bytes,
+            firmware,
+            boot,
+            uefi_under_lab,
+            tpm,
+            disk_bus,
+            identity,
+        })
     }
 
     fn guest(&mut self, root: &At<'_>, at: &At<'_>, machine: &MachineAsk) -> Option<Guest> {
@@ -333,6 +348,7 @@ impl Rules<'_> {
                 ("firmware", machine.firmware == Firmware::UefiSecure),
                 ("tpm", machine.tpm),
                 ("disk-bus", machine.disk_bus != DiskBus::Virtio),
+                ("identity", machine.identity != IdentityKind::Own),
             ];
             for (key, _) in asked.into_iter().filter(|(_, asked)| *asked) {
                 self.not_yet(&machine_at.spot(key), key);

@@ -9,8 +9,8 @@ use super::windows::Windows;
 use crate::diagnostic::{Kind, Place, Problem};
 use crate::driver::Version;
 use crate::plan::{
-    Boot, CardFunctions, CardRequest, ChecksPlan, DevicesPlan, DiskBus, DisplayPlan, Firmware, Init,
-    NetworkPlan, UserPlan,
+    Boot, CardFunctions, CardRequest, ChecksPlan, DevicesPlan, DiskBus, DisplayPlan, Firmware, IdentityKind,
+    Init, NetworkPlan, UserPlan,
 };
 
 /// What is asked for, checked and complete.
@@ -178,6 +178,8 @@ pub struct MachineAsk {
     pub tpm: bool,
     /// How the system disk is attached.
     pub disk_bus: DiskBus,
+    /// Who a machine is that was installed.
+    pub identity: IdentityKind,
 }
 
 /// One of `[[card]]`.

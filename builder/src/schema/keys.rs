@@ -163,6 +163,11 @@ static MACHINE: &[Field] = &[
     key("uefi-under-lab", Bool, "The work-round for UEFI inside the lab: without its KVM, and slow."),
     key("tpm", Bool, "A virtual TPM 2.0."),
     key("disk-bus", OneOf(&[word("virtio"), word("ahci"), word("nvme")]), "How the system disk is attached."),
+    key(
+        "identity",
+        OneOf(&[word("own"), word("fresh"), word("image")]),
+        "Who an installed machine is: own UUID and serial number; fresh also has an empty TPM; image is the one that was installed.",
+    ),
     later("hugepages", Bool, "Guest memory in huge pages."),
 ];
 

@@ -17,7 +17,7 @@ use no43_machine::{Agent, Machine, StartOptions};
 
 use super::extra::{DRIVER, DriverIn, WindowsSetup};
 use super::make::{LABEL, guest_program};
-use super::seal::{Private, Sealed, TPM, VARS};
+use super::seal::{Private, Sealed, TPM, VARS, Who};
 use crate::answer::FOLDER;
 use crate::build::{BuildError, Context, Lent, Made};
 use crate::driver::{self, Package, Parts, Version, updates};
@@ -59,7 +59,7 @@ pub(crate) fn build(
     write_setup_disk(setup, &dir, &setup_disk, context)?;
     let disk = dir.join(DISK);
     step::create_overlay(&disk, below)?;
-    let private = below.private_parts(&dir, None).map_err(StoreError::io("copy", &below.dir))?;
+    let private = below.private_parts(&dir, Who::default()).map_err(StoreError::io("copy", &below.dir))?;
     let private =
         private.ok_or_else(|| BuildError::Recipe("driver: the layer below is no Windows".to_owned()))?;
     let lent = lend(setup, plan, context)?;

@@ -6,8 +6,10 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::Path;
 
 use no43_builder::image::Image;
-use no43_builder::plan::{DiskPlan, Plan};
+use no43_builder::install::Identity;
+use no43_builder::plan::{DiskPlan, IdentityKind, Plan};
 use no43_builder::store::Store;
+use no43_builder::windows::{Sealed, Who};
 
 use super::error::{InstanceError, file_error};
 use super::record::{self, KeptDisk, Record, System};
@@ -67,15 +69,20 @@ impl Instances {
 }
 
 fn fill(dir: &Path, new: &NewInstance<'_>) -> Result<(), InstanceError> {
-    make_system(&dir.join(record::SYSTEM), &new.origin)?;
+    let machine = &new.plan.machine;
+    make_system(&dir.join(record::SYSTEM), &new.origin, machine.identity)?;
     let disks = new_disks(dir, &new.plan.devices.disks, &[])?;
     let plan = serde_json::to_value(new.plan)
         .map_err(|error| InstanceError::Damaged { path: dir.join(record::RECORD), why: error.to_string() })?;
-    let serial = format!("NO43{}", record::random_hex(6).to_uppercase());
+    let installed = new.origin.image.manifest.sealed.as_ref().map(|sealed| sealed.identity.clone());
+    let Identity { uuid, serial } = match (machine.identity, installed) {
+        (IdentityKind::Image, Some(installed)) => installed,
+        _ => Identity { uuid: record::new_uuid(), serial: record::new_serial() },
+    };
     Record {
         format: record::FORMAT,
         name: new.name.to_owned(),
-        uuid: record::new_uuid(),
+        uuid,
         mac: new.plan.devices.mac.clone().unwrap_or_else(record::new_mac),
         serial,
         host: record::this_host(),
@@ -89,17 +96,17 @@ fn fill(dir: &Path, new: &NewInstance<'_>) -> Result<(), InstanceError> {
     .write(dir)
 }
 
-/// Makes a system folder: an overlay on the image, and the image's own UEFI variables where it has some.
-pub(super) fn make_system(dir: &Path, origin: &Origin<'_>) -> Result<(), InstanceError> {
+/// Makes a system folder: an overlay on the image, and copies of the image's UEFI variables and TPM where it has them.
+pub(super) fn make_system(
+    dir: &Path,
+    origin: &Origin<'_>,
+    identity: IdentityKind,
+) -> Result<(), InstanceError> {
     private_dir(dir)?;
     disk::overlay_on(&origin.image.disk(), &dir.join(record::DISK), None)?;
-    let image_vars = origin.image.dir.join(record::VARS);
-    if image_vars.exists() {
-        disk::copy_synced(&image_vars, &dir.join(record::VARS)).map_err(file_error("copy", &image_vars))?;
-        writable(&dir.join(record::VARS)).map_err(file_error("change", &image_vars))?;
-    }
-    let tpm = origin.image.dir.join(record::TPM);
-    disk::copy_dir(&tpm, &dir.join(record::TPM)).map_err(file_error("copy", &tpm))?;
+    let who = Who { identity: None, empty_tpm: identity == IdentityKind::Fresh };
+    origin.image.private_parts(dir, who).map_err(file_error("fill", dir))?;
+    let sealed = origin.image.manifest.sealed.clone();
     System {
         format: record::FORMAT,
         image: Some(origin.image.manifest.key.clone()),
@@ -109,13 +116,11 @@ pub(super) fn make_system(dir: &Path, origin: &Origin<'_>) -> Result<(), Instanc
         created: record::now(),
         snapshots: Vec::new(),
         restoring: None,
+        // how long its installation took is the image's business
+        sealed: sealed.map(|sealed| Sealed { phases: Vec::new(), ..sealed }),
+        given: Vec::new(),
     }
     .write(dir)
-}
-
-fn writable(path: &Path) -> io::Result<()> {
-    use std::os::unix::fs::PermissionsExt as _;
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
 }
 
 /// SHA-256 of the disks of an image and all below it, from their manifests.

@@ -160,6 +160,7 @@ impl Instances {
             if new_identity {
                 record.uuid = record::new_uuid();
                 record.mac = record::new_mac();
+                record.serial = record::new_serial();
             }
             record.write(&aside)?;
             check_chain(&aside, &system, store)?;

@@ -26,7 +26,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use no43_builder::install::Identity;
 use no43_builder::store::Store;
+use no43_builder::windows::{Private, Who};
 use no43_host::{ProcessRef, Roots};
 use rustix::fs::{FlockOperation, flock};
 
@@ -39,8 +41,8 @@ pub use record::{KeptDisk, LastRun, Record, System, check_name};
 pub use renew::Renewed;
 
 pub(crate) use error::file_error;
-pub(crate) use record::now;
 pub use record::random_hex;
+pub(crate) use record::{new_serial, new_uuid, now};
 
 /// For a program that another thread starts at this moment: until it is executed it has our files open, this lock too.
 const LOCK_LIMIT: Duration = Duration::from_millis(300);
@@ -237,6 +239,30 @@ impl Instance {
     /// The folder of the virtual TPM's state.
     pub fn tpm(&self) -> PathBuf {
         self.system_dir().join(record::TPM)
+    }
+
+    /// What an installed system has beside its disk: copies that its first start or its making put here. `None` for a system
+    /// that was not installed.
+    ///
+    /// # Errors
+    /// If a part is missing, or this host has no such firmware.
+    pub fn private_parts(&self) -> Result<Option<Private>, InstanceError> {
+        let Some(sealed) = &self.system.sealed else { return Ok(None) };
+        let identity = Identity { uuid: self.record.uuid.clone(), serial: self.record.serial.clone() };
+        let who = Who { identity: Some(&identity), empty_tpm: true };
+        let dir = self.system_dir();
+        sealed.private_parts(None, &dir, who).map(Some).map_err(file_error("use", &dir))
+    }
+
+    /// Notes what the guest was given at its first start.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn note_given(&self, fields: &[String]) -> Result<(), InstanceError> {
+        let dir = self.system_dir();
+        let mut system = System::read(&dir)?;
+        system.given.extend(fields.iter().cloned());
+        system.write(&dir)
     }
 
     /// A kept disk's file.

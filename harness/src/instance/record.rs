@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
 use no43_builder::key::Key;
+use no43_builder::windows::Sealed;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -97,6 +98,12 @@ pub struct System {
     /// A restore that was begun: it is finished before the next start.
     #[serde(default)]
     pub restoring: Option<String>,
+    /// Of a system that was installed: firmware, TPM, how its disk is attached.
+    #[serde(default)]
+    pub sealed: Option<Sealed>,
+    /// What its guest was given at its first start, by the names of `no43_guest::setup::first_start`.
+    #[serde(default)]
+    pub given: Vec<String>,
 }
 
 /// A saved state of disk, UEFI variables and vTPM.
@@ -210,8 +217,13 @@ fn random(bytes: usize) -> Vec<u8> {
     buffer
 }
 
+/// A serial number, of the machine and its system disk.
+pub(crate) fn new_serial() -> String {
+    format!("NO43{}", random_hex(6).to_uppercase())
+}
+
 /// A random UUID (RFC 4122, version 4).
-pub(super) fn new_uuid() -> String {
+pub(crate) fn new_uuid() -> String {
     let mut b = random(16);
     b[6] = b[6] & 0x0f | 0x40;
     b[8] = b[8] & 0x3f | 0x80;

@@ -1,5 +1,7 @@
 //! Renew: a new system disk from a new image; kept disks stay, and the old system disk stays until the person confirms.
 
+use no43_builder::plan::IdentityKind;
+
 use super::create::{Origin, make_system};
 use super::error::{InstanceError, file_error};
 use super::record::{self, System};
@@ -23,7 +25,7 @@ impl Instance {
     ///
     /// # Errors
     /// If it runs, or an earlier renew was not confirmed yet.
-    pub fn renew(&mut self, origin: &Origin<'_>) -> Result<Renewed, InstanceError> {
+    pub fn renew(&mut self, origin: &Origin<'_>, identity: IdentityKind) -> Result<Renewed, InstanceError> {
         let _held = self.hold()?;
         let (dir, old) = (self.system_dir(), self.dir.join(record::OLD));
         if System::read(&old).is_ok() {
@@ -34,7 +36,7 @@ impl Instance {
         }
         // the new one is made in the place of the old one, and then both change places in one step
         disk::remove_dir_if_there(&old).map_err(file_error("remove", &old))?;
-        make_system(&old, origin)?;
+        make_system(&old, origin, identity)?;
         disk::exchange(&dir, &old).map_err(file_error("exchange", &dir))?;
         self.system = System::read(&dir)?;
         self.protect(origin.store)?;

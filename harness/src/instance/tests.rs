@@ -1,7 +1,7 @@
 use std::path::Path;
 
 use no43_builder::image::{BootKind, FORMAT, FileFact, Image, Manifest, Provenance};
-use no43_builder::plan::{DiskPlan, Plan};
+use no43_builder::plan::{DiskPlan, IdentityKind, Plan};
 use no43_builder::store::{Store, StoreError};
 use proptest::prelude::*;
 use serde_json::json;
@@ -240,9 +240,9 @@ fn a_renew_keeps_kept_disks_and_the_old_system_until_confirmed() {
     scribble(&instance.disk(), 1);
     let newer = image(&world.store, "two", &[3; 32]);
     let origin = Origin { image: &newer, store: &world.store };
-    instance.renew(&origin).unwrap();
+    instance.renew(&origin, IdentityKind::Own).unwrap();
     assert!(!holds(&instance.disk(), 1) && holds(&games, 9), "a new system, the same games");
-    assert!(instance.renew(&origin).is_err(), "the first one is not confirmed yet");
+    assert!(instance.renew(&origin, IdentityKind::Own).is_err(), "the first one is not confirmed yet");
     assert!(
         matches!(world.store.rm(&world.image.manifest.key), Err(StoreError::Used { .. })),
         "the old one needs its image"
@@ -250,7 +250,7 @@ fn a_renew_keeps_kept_disks_and_the_old_system_until_confirmed() {
     instance.undo_renew(&world.store).unwrap();
     assert!(holds(&instance.disk(), 1) && holds(&games, 9));
     assert!(instance.confirm(&world.store).is_err(), "nothing to confirm");
-    instance.renew(&origin).unwrap();
+    instance.renew(&origin, IdentityKind::Own).unwrap();
     instance.confirm(&world.store).unwrap();
     world.store.rm(&world.image.manifest.key).unwrap();
     assert!(instance.ready(&world.instances, &world.store).unwrap().is_some());

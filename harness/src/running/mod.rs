@@ -15,6 +15,7 @@ mod client;
 mod control;
 mod ending;
 mod event;
+pub mod first_start;
 mod host;
 mod hub;
 mod kept_disks;

@@ -147,6 +147,7 @@ impl Runs {
     pub(super) fn forget(&self, name: &str) {
         let dir = self.dir.join(name);
         super::secrets::destroy(&dir.join(super::secrets::FILE));
+        no43_machine::tpm::end_left(&super::spec::tpm_socket(&RunDirs::at(&dir)));
         let _ = fs::remove_file(dir.join(NOTE));
         let _ = fs::remove_dir_all(dir);
     }

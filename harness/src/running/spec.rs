@@ -49,7 +49,13 @@ pub(super) fn serial_log(dirs: &RunDirs) -> PathBuf {
     dirs.dir().join("serial.log")
 }
 
-pub(super) fn describe(parts: &Parts<'_>) -> Result<MachineSpec, Refusal> {
+/// Where swtpm listens for the machine.
+pub(super) fn tpm_socket(dirs: &RunDirs) -> PathBuf {
+    dirs.dir().join("tpm.sock")
+}
+
+/// The machine, and the folder of its TPM's state if it has a TPM.
+pub(super) fn describe(parts: &Parts<'_>) -> Result<(MachineSpec, Option<PathBuf>), Refusal> {
     let Parts { plan, instance, dirs, .. } = parts;
     let setup = |error: String| Refusal::new(exit_codes::HOST_SETUP, error);
     let scratch = Scratch {
@@ -57,9 +63,16 @@ pub(super) fn describe(parts: &Parts<'_>) -> Result<MachineSpec, Refusal> {
         disk: instance.disk(),
         serial: serial_log(dirs),
         vars: instance.vars(),
+        tpm: instance.tpm(),
+        tpm_socket: tpm_socket(dirs),
     };
     let kernel = parts.image.map_or_else(|| own_kernel(instance), Image::direct_kernel);
-    let uefi = uefi(plan, &instance.vars()).map_err(setup)?;
+    let private =
+        instance.private_parts().map_err(|error| Refusal::new(exit_codes::INSTANCE, error.to_string()))?;
+    let uefi = match &private {
+        Some(private) => Some(private.firmware.clone()),
+        None => uefi(plan, &instance.vars()).map_err(setup)?,
+    };
     let mut spec = machine_spec(plan, kernel, parts.cards, parts.accel, &scratch, uefi)
         .map_err(|error| setup(format!("{error:#}")))?;
     instance.name().clone_into(&mut spec.name);
@@ -86,7 +99,10 @@ pub(super) fn describe(parts: &Parts<'_>) -> Result<MachineSpec, Refusal> {
     spec.vnc = (spec.display != no43_machine::spec::Display::None).then(|| vnc_socket(dirs));
     spec.ports.push(SerialPort { name: SHELL_PORT.into(), socket: Some(shell_socket(dirs)) });
     spec.panic_device = true;
-    Ok(spec)
+    let Some(private) = private else { return Ok((spec, None)) };
+    private.apply(&mut spec);
+    spec.tpm = private.tpm_state.as_ref().map(|_| tpm_socket(dirs));
+    Ok((spec, private.tpm_state))
 }
 
 /// Shares, USB devices and sound.

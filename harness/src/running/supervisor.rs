@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use no43_builder::plan::Plan;
 use no43_builder::store::Store;
+use no43_guest::setup::first_start::FirstStart;
 use no43_host::{Lease, ProcessRef, kvm};
+use no43_machine::tpm::Swtpm;
 use no43_machine::{Accel, Machine, StartOptions, accel};
 use serde::{Deserialize, Serialize};
 
@@ -17,11 +19,13 @@ use super::event::Happened;
 use super::host::{Host, Refusal, Taken};
 use super::hub::Hub;
 use super::note::{RunNote, Runs, Stage};
-use super::spec::{Parts, describe};
+use super::spec::{Parts, describe, tpm_socket};
 use super::watch::Watch;
 use crate::exit_codes;
 use crate::instance::{Held, Instance, Instances};
 
+/// For swtpm, which ends with QEMU.
+const TPM_LIMIT: Duration = Duration::from_secs(30);
 /// For followers to read the last lines before the process ends.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -56,6 +60,9 @@ pub struct StartRequest {
     pub wait_s: u64,
     /// Read-only raw disks for this run.
     pub extra_disks: Vec<PathBuf>,
+    /// What its guest is given when it first answers. This request goes through a pipe and is never written down.
+    #[serde(default)]
+    pub first_start: Option<FirstStart>,
     /// QEMU itself.
     pub qemu: PathBuf,
 }
@@ -138,6 +145,8 @@ pub(super) struct Run {
     pub(super) note: RunNote,
     /// Somebody heard that this supervisor serves; then the end is told as events.
     announced: bool,
+    /// What the guest is given when it first answers.
+    pub(super) first_start: Option<FirstStart>,
 }
 
 impl Run {
@@ -180,6 +189,7 @@ impl Run {
             woken: supervisor.woken,
             note,
             announced: false,
+            first_start: None,
         })
     }
 
@@ -259,14 +269,16 @@ impl Run {
         self.note.lease = Some(taken.lease.id().to_owned());
         self.note.cards = taken.borrowed.iter().map(|one| one.card.titled()).collect();
         self.write_note();
-        let machine = match self.start_machine(start, image.as_ref(), &mut taken) {
+        let (machine, tpm) = match self.start_machine(start, image.as_ref(), &mut taken) {
             Ok(machine) => machine,
             Err(refusal) => {
                 let _ = self.host.give_back(taken.lease, &self.shared.hub);
                 return Err(refusal);
             }
         };
-        Ok(self.watch(machine, Some(taken.lease), Some(Duration::from_secs(start.plan.checks.ready_limit))))
+        let ready_limit = Duration::from_secs(start.plan.checks.ready_limit);
+        self.first_start.clone_from(&start.first_start);
+        Ok(self.watch(machine, tpm, Some(taken.lease), Some(ready_limit)))
     }
 
     /// Binds, describes, starts.
@@ -275,7 +287,7 @@ impl Run {
         start: &StartRequest,
         image: Option<&no43_builder::image::Image>,
         taken: &mut Taken,
-    ) -> Result<Machine, Refusal> {
+    ) -> Result<(Machine, Option<Swtpm>), Refusal> {
         let setup = |error: &dyn std::fmt::Display| Refusal::new(exit_codes::HOST_SETUP, error.to_string());
         let dirs = self.runs.dirs(&self.note.name);
         let verdict = kvm::probe_cached(&self.host.roots, &self.host.state);
@@ -292,7 +304,7 @@ impl Run {
             dirs: &dirs,
             extra_disks: &start.extra_disks,
         };
-        let spec = describe(&parts)?;
+        let (mut spec, tpm_state) = describe(&parts)?;
         if spec.memlock_needed().is_some() {
             no43_host::memlock::check(spec.memory_mib).map_err(|error| setup(&error))?;
         }
@@ -300,6 +312,9 @@ impl Run {
         let began = Instant::now();
         self.host.bind(taken, &self.shared.hub)?;
         self.given_up()?;
+        let tpm = tpm_state.map(|state| Swtpm::start_lasting(&state, &tpm_socket(&dirs))).transpose();
+        let mut tpm = tpm.map_err(|error| setup(&error))?;
+        spec.tpm = tpm.as_ref().map(|tpm| tpm.socket().to_owned());
         let options =
             StartOptions { qemu: start.qemu.clone(), outlives: true, ..StartOptions::new(dirs.dir()) };
         let not_noted = |error: no43_host::StateError| {
@@ -311,12 +326,15 @@ impl Run {
             lease.attach_machine(record.pid, record.start_time, &record.qmp_socket).unwrap_or_else(not_noted);
         });
         let machine = machine.map_err(|error| Refusal::new(exit_codes::FAILED_HOST, error))?;
+        if let Some(tpm) = &mut tpm {
+            tpm.leave_running();
+        }
         self.hub().say(Happened::Started {
             pid: machine.pid(),
             took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
             accelerator: if accel == Accel::Kvm { "KVM" } else { "TCG" }.into(),
         });
-        Ok(machine)
+        Ok((machine, tpm))
     }
 
     /// Wakes the supervisor when the command that the machine was started for is gone.
@@ -369,7 +387,7 @@ impl Run {
 
     fn adopt(&mut self, ready: &mut dyn FnMut(Result<(), Refusal>)) -> Result<u8, Refusal> {
         let adopted = self.take_over();
-        let (machine, lease) = match adopted {
+        let (machine, tpm, lease) = match adopted {
             Ok(adopted) => adopted,
             Err(refusal) => {
                 ready(Err(refusal.clone()));
@@ -384,10 +402,10 @@ impl Run {
         }
         self.hub().say(Happened::Adopted { pid: machine.pid() });
         self.watch_owner();
-        Ok(self.watch(machine, lease, None))
+        Ok(self.watch(machine, tpm, lease, None))
     }
 
-    fn take_over(&mut self) -> Result<(Machine, Option<Lease>), Refusal> {
+    fn take_over(&mut self) -> Result<(Machine, Option<Swtpm>, Option<Lease>), Refusal> {
         let failed = |error: &dyn std::fmt::Display| Refusal::new(exit_codes::FAILED_HOST, error.to_string());
         let machine =
             Machine::adopt(self.runs.dirs(&self.note.name).dir()).map_err(|error| failed(&error))?;
@@ -397,14 +415,25 @@ impl Run {
             }
             None => None,
         };
-        Ok((machine, lease))
+        let tpm = Swtpm::adopt(&tpm_socket(&self.runs.dirs(&self.note.name)));
+        Ok((machine, tpm, lease))
     }
 
-    fn watch(&mut self, machine: Machine, lease: Option<Lease>, ready_limit: Option<Duration>) -> u8 {
+    fn watch(
+        &mut self,
+        machine: Machine,
+        tpm: Option<Swtpm>,
+        lease: Option<Lease>,
+        ready_limit: Option<Duration>,
+    ) -> u8 {
         self.set_stage(Stage::Running);
         self.shared.serves.store(true, Ordering::SeqCst);
         let ended = Watch::new(self, &machine).until_the_end(ready_limit);
         drop(machine);
+        // the instance is held until then: whoever copies or starts it next finds a state at rest
+        if let Some(Err(error)) = tpm.map(|tpm| tpm.wait_end(TPM_LIMIT)) {
+            self.hub().warn(error.to_string());
+        }
         self.shared.serves.store(false, Ordering::SeqCst);
         self.set_stage(Stage::Ending);
         self.hub().say(Happened::Ended { how: ended.how.clone(), orderly: ended.orderly });

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::control::Wake;
 use super::ending::{Ending, ending, panic_words};
 use super::event::{Answer, Ask, Happened};
+use super::first_start;
 use super::note::Stage;
 use super::supervisor::Run;
 use crate::words;
@@ -103,8 +104,12 @@ impl<'a> Watch<'a> {
     }
 
     /// On a thread, with a connection to the agent that is closed afterwards: others want it then.
-    fn await_agent(&self, limit: Duration) {
+    fn await_agent(&mut self, limit: Duration) {
         let (agent, shared) = (self.machine.new_agent(), std::sync::Arc::clone(&self.run.shared));
+        let first = self.run.first_start.take().map(|request| {
+            let instance = self.run.instance.clone();
+            first_start::Giving { request, instance, events: self.machine.subscribe(), limit }
+        });
         let kept = self.run.instance.record.disks.iter().filter(|disk| disk.path.is_none());
         let kept: Vec<(String, String)> = kept.map(|disk| (disk.serial.clone(), disk.name.clone())).collect();
         let wait = move || {
@@ -123,6 +128,9 @@ impl<'a> Watch<'a> {
                         shared.hub.warn(format!("disk '{name}' is not mounted in the guest: {why}"));
                     }
                 }
+            }
+            if let Some(first) = first.filter(|_| after.is_some()) {
+                first.to(&agent, &shared);
             }
             drop(agent);
             let _ = shared.wake.send(Wake::Ready(after));

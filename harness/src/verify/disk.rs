@@ -2,9 +2,15 @@
 
 use anyhow::{Context as _, Result, bail};
 use no43_builder::image::Image;
+use no43_builder::install::Identity;
+use no43_builder::plan::{IdentityKind, Plan};
+use no43_builder::windows::{Private, Who};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use tempfile::TempDir;
+
+use super::spec::Scratch;
+use crate::instance::{new_serial, new_uuid};
 
 /// `f_type` of 9p in `statfs`.
 const V9FS_MAGIC: u64 = 0x0102_1997;
@@ -23,6 +29,20 @@ pub(super) fn scratch(wish: Option<&Path>) -> Result<TempDir> {
         .prefix("no43-")
         .tempdir_in(&base)
         .with_context(|| format!("failed to make a folder in {}", base.display()))
+}
+
+/// What an installed image has beside its disk, as copies of this run's own.
+pub(super) fn private_parts(image: &Image, plan: &Plan, scratch: &Scratch) -> Result<Option<Private>> {
+    let identity;
+    let who = match plan.machine.identity {
+        IdentityKind::Fresh => {
+            identity = Identity { uuid: new_uuid(), serial: new_serial() };
+            Who { identity: Some(&identity), empty_tpm: true }
+        }
+        IdentityKind::Own | IdentityKind::Image => Who::default(),
+    };
+    let dir = scratch.vars.parent().context("a file lies in a folder")?;
+    image.private_parts(dir, who).with_context(|| format!("failed to fill {}", dir.display()))
 }
 
 /// Makes the overlay. What the guest writes goes there and is gone with it.

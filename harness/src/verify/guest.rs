@@ -4,11 +4,12 @@ use crate::checks::Guest;
 use crate::words;
 use anyhow::{Context as _, Result, bail};
 use no43_guest::protocol::{MESSAGE_LIMIT, Painted, Report, parse_painted, parse_report};
+use no43_guest::setup::WINDOWS_PROGRAM;
 use no43_machine::Machine;
 use no43_machine::agent::{ExecLimits, ExecOutput};
 use std::time::Duration;
 
-/// Our program in the guest; the agent looks it up in its `PATH`.
+/// Our program in a Linux guest; the agent looks it up in its `PATH`.
 const PROGRAM: &str = "no43-guest";
 
 /// A guest inside a machine.
@@ -17,15 +18,21 @@ pub(crate) struct LiveGuest<'a> {
     /// For one run of our program.
     limit: Duration,
     boot_id: Option<String>,
+    /// Where our program is; asked once.
+    program: Option<&'static str>,
 }
 
 impl<'a> LiveGuest<'a> {
     pub(crate) fn new(machine: &'a Machine, limit: Duration) -> Self {
-        Self { machine, limit, boot_id: None }
+        Self { machine, limit, boot_id: None, program: None }
     }
 
-    fn ask(&self, arguments: &[&str]) -> Result<Vec<u8>> {
-        let mut argv = vec![PROGRAM];
+    fn ask(&mut self, arguments: &[&str]) -> Result<Vec<u8>> {
+        let program = *self.program.get_or_insert_with(|| {
+            let os = self.machine.agent().os_info().ok().and_then(|os| os.id);
+            if os.as_deref() == Some("mswindows") { WINDOWS_PROGRAM } else { PROGRAM }
+        });
+        let mut argv = vec![program];
         argv.extend_from_slice(arguments);
         let output = self
             .machine

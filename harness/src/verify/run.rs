@@ -18,6 +18,7 @@ use no43_host::{Inventory, kvm};
 use no43_machine::agent::ShutdownMode;
 use no43_machine::firmware::{self, Wanted};
 use no43_machine::spec::Display;
+use no43_machine::tpm::Swtpm;
 use no43_machine::{Accel, AgentError, Machine, MachineSpec, StartOptions, StopLimits, StoppedBy};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -109,6 +110,8 @@ struct Run<'a, 'r> {
     witness: Option<Witness>,
     qemu_words: Vec<String>,
     seeds: HashMap<String, u64>,
+    /// Lives as long as its machine.
+    tpm: Option<Swtpm>,
     /// The guest's boot id in the last round: a reboot gives another.
     boot_id: Option<String>,
 }
@@ -134,6 +137,7 @@ pub(super) fn section(
         qemu_words: Vec::new(),
         seeds: HashMap::new(),
         boot_id: None,
+        tpm: None,
     };
     let mut held = match cards::take(plan, options, run.recorder) {
         Ok(held) => held,
@@ -210,7 +214,9 @@ impl Run<'_, '_> {
         scratch: &Scratch,
     ) -> Result<MachineSpec, Failure> {
         let setup = |e: anyhow::Error| Failure::new("start", FailureKind::HostSetup, format!("{e:#}"));
+        let private = disk::private_parts(self.image, self.plan, scratch).map_err(setup)?;
         let wanted = match self.plan.machine.firmware {
+            _ if private.is_some() => None,
             PlannedFirmware::Bios => None,
             PlannedFirmware::Uefi => Some(Wanted::Plain),
             PlannedFirmware::UefiSecure => Some(Wanted::SecureBoot),
@@ -222,9 +228,14 @@ impl Run<'_, '_> {
                     .and_then(|found| Ok(found.with_own_vars(&scratch.vars)?))
             })
             .transpose()
+            .map_err(setup)?
+            .or_else(|| private.as_ref().map(|private| private.firmware.clone()));
+        let mut spec = machine_spec(self.plan, self.image.direct_kernel(), cards, accel, scratch, uefi)
             .map_err(setup)?;
-        let spec = machine_spec(self.plan, self.image.direct_kernel(), cards, accel, scratch, uefi)
-            .map_err(setup)?;
+        if let Some(private) = private {
+            private.apply(&mut spec);
+            spec.tpm = private.tpm_state.map(|_| scratch.tpm_socket.clone());
+        }
         let facts = vec![
             Fact::new(
                 "accelerator",
@@ -299,6 +310,16 @@ impl Run<'_, '_> {
             Some(options.limit),
             "QEMU until it serves commands: it pins the guest's memory for the card",
         );
+        let tpm = spec.tpm.as_ref().map(|socket| Swtpm::start(&scratch.tpm, socket)).transpose();
+        let tpm = tpm.map_err(|error| Failure::new("start", FailureKind::HostSetup, error.to_string()));
+        // a former one ended with its machine; it is let go of here
+        self.tpm = match tpm {
+            Ok(tpm) => tpm,
+            Err(failure) => {
+                self.recorder.end(phase, Some(&failure.cause));
+                return Err(failure);
+            }
+        };
         cards::announce(held, &options.dirs, self.recorder);
         let recorder = &mut *self.recorder;
         let started = Machine::start_noted(spec, &options, |machine| cards::attach(held, machine, recorder));

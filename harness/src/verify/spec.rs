@@ -70,6 +70,10 @@ pub(crate) struct Scratch {
     pub(crate) serial: PathBuf,
     /// UEFI variables of this run.
     pub(crate) vars: PathBuf,
+    /// The state of this run's TPM, a folder.
+    pub(crate) tpm: PathBuf,
+    /// Where its swtpm listens.
+    pub(crate) tpm_socket: PathBuf,
 }
 
 impl Scratch {
@@ -79,6 +83,8 @@ impl Scratch {
             disk: dir.join("disk.qcow2"),
             serial: dir.join("serial.log"),
             vars: dir.join("vars.fd"),
+            tpm: dir.join("tpm"),
+            tpm_socket: dir.join("tpm.sock"),
         }
     }
 }

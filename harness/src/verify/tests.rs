@@ -20,7 +20,13 @@ pub(crate) fn plan(cards: Vec<CardWish>) -> Plan {
     Plan {
         name: "lab-guest".into(),
         recipe_file: "lab-guest.toml".into(),
-        guest: GuestPlan { os: "debian12".into(), init: Init::Lean, user: None },
+        guest: GuestPlan {
+            os: "debian12".into(),
+            init: Init::Lean,
+            user: None,
+            hostname: None,
+            product_key: None,
+        },
         layers: Vec::new(),
         machine: MachinePlan {
             cpus: 1,
@@ -30,6 +36,7 @@ pub(crate) fn plan(cards: Vec<CardWish>) -> Plan {
             boot: Boot::Direct,
             uefi_under_lab: false,
             hidden: false,
+            identity: no43_builder::plan::IdentityKind::Own,
         },
         cards,
         checks: ChecksPlan {

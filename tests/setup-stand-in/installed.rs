@@ -1,9 +1,9 @@
 //! The later stages, from the target disk: specialize, out-of-box experience, first logon; then a guest with an agent.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::Path;
-use std::process::{Child, Command};
+use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use crate::answer::{self, Later};
@@ -149,9 +149,45 @@ fn find_plan() -> Option<std::path::PathBuf> {
     })
 }
 
+/// `chpasswd` of this system: keeps the password's hash on C:, made by busybox, beside the users' folders.
+pub(crate) fn change_password() -> ExitCode {
+    let hashed = || -> io::Result<()> {
+        let text = io::read_to_string(io::stdin())?;
+        let (user, password) =
+            text.trim_end_matches('\n').split_once(':').ok_or(io::ErrorKind::InvalidInput)?;
+        if !Path::new("/c/Users").join(user).is_dir() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, format!("there is no user {user}")));
+        }
+        let mut child = Command::new("/bin/busybox")
+            .args(["mkpasswd", "-m", "sha512", "-S", "standinsalt"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        if let Some(mut input) = child.stdin.take() {
+            input.write_all(password.as_bytes())?;
+        }
+        let output = child.wait_with_output()?;
+        let hash = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() || !hash.starts_with("$6$") {
+            return Err(io::Error::other("busybox made no hash"));
+        }
+        fs::write("/c/Windows/shadow.txt", format!("{user}:{}\n", hash.trim()))
+    };
+    match hashed() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("chpasswd: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 /// A guest as it is after set-up: the real agent, until it is told to shut down.
 fn live(options: &Options) -> ! {
     show("Desktop");
+    // What the guest program writes there must outlive a restart.
+    let _ = fs::create_dir_all("/c/Windows/etc");
+    let _ = std::os::unix::fs::symlink("/c/Windows/etc", "/etc");
     if options.is("agent-silent") {
         machine::stand_still();
     }

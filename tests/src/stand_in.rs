@@ -311,7 +311,9 @@ fn user_land(root: &Path) -> Result<()> {
             }
         }
     }
-    std::os::unix::fs::symlink("/init", root.join("sbin/shutdown"))?;
+    for name in ["shutdown", "chpasswd"] {
+        std::os::unix::fs::symlink("/init", root.join("sbin").join(name))?;
+    }
     std::os::unix::fs::symlink("busybox", root.join("bin/sh"))?;
     Ok(())
 }

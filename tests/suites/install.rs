@@ -116,7 +116,7 @@ fn virtio_iso(scene: &Scene) -> Result<()> {
 }
 
 /// `no43` with a guest program for Windows: the real one where it is built, else a file that says that it is one. The stand-in
-/// runs the Linux build either way.
+/// runs the Linux build either way. The secrets that recipes name are not there: no build reads them.
 fn no43(scene: &Scene, args: &[&str]) -> Result<Run> {
     let program = scene.work().join("no43-guest.exe");
     if !program.exists() {
@@ -127,11 +127,7 @@ fn no43(scene: &Scene, args: &[&str]) -> Result<Run> {
             }
         }
     }
-    Ok(scene
-        .no43(args)?
-        .env("NO43_GUEST_WINDOWS", &program)
-        .env("STAND_IN_PASSWORD", "correct horse é")
-        .limit(LIMIT))
+    Ok(scene.no43(args)?.env("NO43_GUEST_WINDOWS", &program).limit(LIMIT))
 }
 
 fn image(scene: &Scene, built: &Value) -> Result<(std::path::PathBuf, Value)> {
@@ -163,7 +159,7 @@ fn whole(scene: &Scene) -> Result<()> {
     let plan = no43(scene, &["plan", "stand-in.toml"])?.ok()?;
     plan.must_say(&["windows10", "Windows 10 Pro en-US build 19045, 3 drivers", "to build"])?;
     let built = no43(scene, &["--json", "build", "--patience", "3", "stand-in.toml"])?.ok()?;
-    let said = built.clone().must_say(&[
+    built.clone().must_say(&[
         "firmware",
         "copying files",
         "specialize",
@@ -171,7 +167,6 @@ fn whole(scene: &Scene) -> Result<()> {
         "first logon",
         "refused, not done: guest agent",
     ])?;
-    ensure!(!said.all().contains("correct horse"), "the recipe's password is shown");
     let (folder, manifest) = image(scene, &built.json()?)?;
     eprintln!("phases: {}", all_phases(&manifest)?);
     for file in ["disk.qcow2", "vars.fd"] {
@@ -197,7 +192,9 @@ fn whole(scene: &Scene) -> Result<()> {
 fn french(scene: &Scene) -> Result<()> {
     snakeoil(scene)?;
     let medium = Medium { language: "fr-FR", signed: true, ..Medium::default() };
-    prepare(scene, &medium, &recipe("fr-FR", "Élodie", "firmware = \"uefi-secure\"\ntpm = true"))?;
+    let own = "hostname = \"ELODIE-PC\"\nproduct-key = { env = \"STAND_IN_KEY\" }\ntimezone";
+    let french = recipe("fr-FR", "Élodie", "firmware = \"uefi-secure\"\ntpm = true");
+    prepare(scene, &medium, &french.replacen("timezone", own, 1))?;
     let built = no43(scene, &["--json", "build", "--patience", "3", "stand-in.toml"])?.ok()?;
     let (folder, manifest) = image(scene, &built.json()?)?;
     eprintln!("phases: {}", all_phases(&manifest)?);
@@ -206,6 +203,101 @@ fn french(scene: &Scene) -> Result<()> {
     }
     let disk = folder.join("disk.qcow2");
     ensure!(on_disk(scene, &disk, "Users")?.contains("Élodie"), "no folder of Élodie on C:");
+    used(scene, &folder)
+}
+
+const PASSWORD: &str = "correct horse é <>&\"'%^";
+const PRODUCT_KEY: &str = "AAAAA-BBBBB-CCCCC-DDDDD-EEEEE";
+
+/// A kept machine from the image: its own variables, TPM and identity, the recipe's secrets at its first start, and a
+/// supervisor that may be killed.
+fn used(scene: &Scene, image: &Path) -> Result<()> {
+    no_secret_in(image)?;
+    let run = || no43(scene, &["run", "--detach", "stand-in.toml"]);
+    run()?.done()?.must_exit(code::INPUT)?.must_say(&["STAND_IN_PASSWORD is not set"])?;
+    let run = run()?.env("STAND_IN_PASSWORD", PASSWORD).env("STAND_IN_KEY", PRODUCT_KEY);
+    let seen = run.ok()?.must_say(&[
+        "first start: the guest has its password, computer name",
+        "did not take its product key: a product key is Windows' own",
+        "the guest restarts once",
+        "ready",
+    ])?;
+    ensure!(!seen.all().contains("correct horse") && !seen.all().contains(PRODUCT_KEY), "a secret is shown");
+    let pids = || -> Vec<(i32, String)> {
+        scene
+            .processes()
+            .into_iter()
+            .filter(|(_, line)| line.contains("swtpm socket") || line.contains("qemu-system"))
+            .collect()
+    };
+    let before = pids();
+    ensure!(before.len() == 2, "QEMU and swtpm, and nothing else: {before:?}");
+    let supervisor = scene.processes().into_iter().find(|(_, line)| line.ends_with("supervise"));
+    let (supervisor, _) = supervisor.context("no supervisor")?;
+    let supervisor = rustix::process::Pid::from_raw(supervisor).context("a pid is not 0")?;
+    rustix::process::kill_process(supervisor, rustix::process::Signal::KILL)?;
+    no43(scene, &["release"])?.ok()?.must_say(&["taken over"])?;
+    ensure!(pids() == before, "QEMU or its TPM went with their supervisor: {:?}, before {before:?}", pids());
+    no43(scene, &["stop", "stand-in", "--limit", "3 min"])?.ok()?;
+    ensure!(pids().is_empty(), "something runs on: {:?}", pids());
+    let system = scene.work().join("../home/.local/share/no43/instances/stand-in/system");
+    for (own, images) in [("vars.fd", "vars.fd"), ("tpm/tpm2-00.permall", "tpm2-00.permall")] {
+        let (own, images) = (fs::read(system.join(own))?, fs::read(image.join(images))?);
+        ensure!(own != images && !own.is_empty(), "{images:.0?} of the start is the image's own");
+    }
+    let disk = system.join("disk.qcow2");
+    ensure!(text_on_disk(scene, &disk, "Windows/etc/hostname")? == "ELODIE-PC\n", "another computer name");
+    let hash = text_on_disk(scene, &disk, "Windows/shadow.txt")?;
+    let salted = Command::new("openssl").args(["passwd", "-6", "-salt", "standinsalt", PASSWORD]).output()?;
+    ensure!(
+        hash == format!("Élodie:{}", String::from_utf8_lossy(&salted.stdout)),
+        "another password: {hash}"
+    );
+    together(scene, &system)
+}
+
+/// Disk, variables and TPM are saved and brought back as one.
+fn together(scene: &Scene, system: &Path) -> Result<()> {
+    no43(scene, &["instance", "snapshot", "stand-in", "good"])?.ok()?;
+    let parts = ["vars.fd", "tpm/tpm2-00.permall"].map(|name| system.join(name));
+    let before: Vec<Vec<u8>> = parts.iter().map(fs::read).collect::<Result<_, _>>()?;
+    for part in &parts {
+        fs::write(part, "changed since")?;
+    }
+    no43(scene, &["instance", "restore", "stand-in", "good"])?.ok()?;
+    for (part, before) in parts.iter().zip(&before) {
+        ensure!(&fs::read(part)? == before, "{} was not brought back", part.display());
+    }
+    no43(scene, &["instance", "backup", "stand-in", "kept"])?.ok()?;
+    for name in ["vars.fd", "tpm/tpm2-00.permall", "disk.qcow2"] {
+        full_file(&scene.work().join("kept/system").join(name))?;
+    }
+    Ok(())
+}
+
+/// The recipe's own words, in every form in which they could lie in a file.
+fn no_secret_in(image: &Path) -> Result<()> {
+    let mut forms: Vec<Vec<u8>> = Vec::new();
+    for word in ["correct horse", PRODUCT_KEY, "ELODIE-PC"] {
+        forms.push(word.as_bytes().to_vec());
+        forms.push(word.encode_utf16().flat_map(u16::to_le_bytes).collect());
+    }
+    // the hidden form of answer files: base64 of UTF-16, from the text's beginning
+    forms.push(b"YwBvAHIAcgBlAGMAdA".to_vec());
+    let regex = |form: &Vec<u8>| form.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+    let regex = forms.iter().map(regex).collect::<Vec<_>>().join("|");
+    let files = listing(image)?.into_iter().map(|(name, _)| image.join(name));
+    // clusters of a qcow2 disk lie in its file as they are
+    let found = Command::new("grep").env("LC_ALL", "C").args(["-lUaP", &regex]).args(files).output()?;
+    ensure!(
+        found.status.code() == Some(1),
+        "a word of the recipe is in {}",
+        String::from_utf8_lossy(&found.stdout)
+    );
+    // and the search finds what is there
+    let known = ["-lUaP", r"\xc3\x89lodie"];
+    let there = Command::new("grep").env("LC_ALL", "C").args(known).arg(image.join("disk.qcow2")).output()?;
+    ensure!(there.status.success(), "the search does not find the user's folder");
     Ok(())
 }
 
@@ -226,17 +318,27 @@ fn snakeoil(scene: &Scene) -> Result<()> {
 
 /// Names in a folder of the stand-in's C:, which is FAT.
 fn on_disk(scene: &Scene, disk: &Path, folder: &str) -> Result<String> {
+    drive_c(scene, disk, &["mdir", "-b"], folder)
+}
+
+/// A file's text there.
+fn text_on_disk(scene: &Scene, disk: &Path, file: &str) -> Result<String> {
+    drive_c(scene, disk, &["mtype"], file)
+}
+
+fn drive_c(scene: &Scene, disk: &Path, tool: &[&str], path: &str) -> Result<String> {
     let raw = scene.work().join("disk.raw");
     let convert = Command::new("qemu-img").args(["convert", "-O", "raw"]).args([disk, &raw]).status()?;
     ensure!(convert.success(), "qemu-img convert failed");
     // The third partition follows 1 MiB, an EFI partition of 260 MiB and 16 MiB.
     let place = format!("{}@@{}", raw.display(), (1 + 260 + 16) << 20);
-    let listing = Command::new("mdir")
+    let said = Command::new(tool[0])
         .env("LC_ALL", "C.UTF-8")
-        .args(["-b", "-i", &place, &format!("::{folder}")])
+        .args(&tool[1..])
+        .args(["-i", &place, &format!("::{path}")])
         .output()?;
     fs::remove_file(&raw)?;
-    Ok(String::from_utf8_lossy(&listing.stdout).into_owned())
+    Ok(String::from_utf8_lossy(&said.stdout).into_owned())
 }
 
 /// Builds with a fault, and wants the phase and the cause in the error.

@@ -4,6 +4,7 @@
 //! is built on top of it. The guest is hostile: whatever comes from it goes through [`protocol::parse_report`],
 //! [`protocol::parse_painted`], [`work::parse_work`], [`setup::event::Event::find`] and their like, which bound sizes and never panic.
 
+pub mod driver_log;
 pub mod identity;
 pub mod nvidia;
 pub mod pattern;

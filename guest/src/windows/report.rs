@@ -1,9 +1,13 @@
 //! `no43-guest report` on Windows: the guest as it sees itself.
 
 use std::fmt::Write as _;
+use std::io::{Read as _, Seek as _, SeekFrom};
 
+use no43_guest::driver_log;
 use no43_guest::problem::problem;
-use no43_guest::protocol::{GuestMachine, PROTOCOL_VERSION, Report, WindowsFacts};
+use no43_guest::protocol::{
+    DriverInstall, GuestFunction, GuestMachine, PROTOCOL_VERSION, Report, WindowsFacts,
+};
 
 use super::api::{devices, facts, registry};
 use crate::devnodes;
@@ -50,10 +54,43 @@ pub(super) fn report() -> Report {
         uptime_ms: Some(facts::uptime_ms()),
         machine: Some(GuestMachine { hypervisor_present: Some(present), hypervisor, secure_boot }),
         windows: Some(windows),
+        driver_installs: driver_installs(&functions, &mut unknown),
         functions,
         unknown,
         ..Report::default()
     }
+}
+
+/// What Windows logged about the drivers of these functions.
+fn driver_installs(functions: &[GuestFunction], unknown: &mut Vec<String>) -> Vec<DriverInstall> {
+    let root = std::env::var_os("SystemRoot").unwrap_or_else(|| r"C:\Windows".into());
+    let path = std::path::Path::new(&root).join(r"INF\setupapi.dev.log");
+    let tail = || -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(&path)?;
+        let start = file.metadata()?.len().saturating_sub(driver_log::LOG_TAIL);
+        file.seek(SeekFrom::Start(start))?;
+        let mut bytes = Vec::new();
+        file.take(driver_log::LOG_TAIL).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = match tail() {
+        Ok(bytes) => bytes,
+        Err(error) => {
+            unknown.push(format!("driver installations: {}: {error}", path.display()));
+            return Vec::new();
+        }
+    };
+    let ids: Vec<String> = functions
+        .iter()
+        .filter_map(|function| function.id.as_ref()?.split_once(':'))
+        .map(|(vendor, device)| format!(r"PCI\VEN_{vendor}&DEV_{device}").to_ascii_uppercase())
+        .collect();
+    let mut found = driver_log::installs(&bytes);
+    found.retain(|install| {
+        let device = install.device.to_ascii_uppercase();
+        ids.iter().any(|id| device.starts_with(id.as_str()))
+    });
+    found
 }
 
 /// From the build number, because `ProductName` says "Windows 10" in a Windows 11, too.

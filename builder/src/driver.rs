@@ -11,6 +11,7 @@ mod facts;
 pub(crate) mod gate;
 mod inf;
 mod linux;
+pub mod lookup;
 mod text;
 mod unpack;
 pub mod updates;

@@ -44,8 +44,25 @@ pub struct Plan {
     /// Disks, shares, USB, sound.
     #[serde(default)]
     pub devices: DevicesPlan,
+    /// The card's driver, as far as the recipe says something about it.
+    #[serde(default)]
+    pub driver: DriverPlan,
     /// Sentences for a person who reads the plan: what was decided by itself and why.
     pub notes: Vec<String>,
+}
+
+/// What is expected of the card's driver, and who may change it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DriverPlan {
+    /// The version that must run, such as `466.11`.
+    pub version: Option<String>,
+    /// Windows takes drivers that Microsoft has not signed: every report says so.
+    pub test_signed: bool,
+    /// `updates.driver = "ours"`: once the driver has bound, Windows is told to install no other for `cards`.
+    pub keep: bool,
+    /// Ids of every card that the recipe may lease, as far as they are known, such as `10de:2484`.
+    pub cards: Vec<String>,
 }
 
 /// What runs inside the machine.

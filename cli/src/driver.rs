@@ -1,16 +1,19 @@
-//! `no43 driver`: what a driver package is for.
+//! `no43 driver`: what a driver package is for, the catalogue of packages, and a running guest's driver.
 
-use std::path::PathBuf;
+mod catalogue;
+
+use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
-use no43_builder::driver::{self, Answer, CardIds, Fit, Form, Package, Subsystem};
+use no43_builder::driver::{self, Answer, CardIds, Fit, Form, Package, Signer, Subsystem};
 use no43_builder::media::{SYSTEMS, System};
-use no43_harness::exit_codes;
 use no43_harness::words::{bytes, clean};
+use no43_harness::{driver_lock, exit_codes};
 use no43_host::{Inventory, PciAddress, PciId, Roots, device_name};
 use serde::Serialize;
 
 use crate::context::{Context, Done, Failure, OrExit as _};
+use crate::running::{agent, instances, runs};
 
 /// The package is read in place; nothing is unpacked to disk.
 #[derive(Debug, clap::Args)]
@@ -36,6 +39,52 @@ enum Command {
         /// List every device
         #[arg(long)]
         devices: bool,
+    },
+    /// List the packages of drivers.toml
+    Ls {
+        /// The catalogue
+        #[arg(long, value_name = "FILE", default_value = "drivers.toml")]
+        list: PathBuf,
+    },
+    /// Read a package, and write version, place and SHA-256 into drivers.toml
+    Add {
+        /// A package file of this host, or an address that it is fetched from
+        package: String,
+        /// What recipes call it [default: its version]
+        #[arg(long)]
+        name: Option<String>,
+        /// The catalogue
+        #[arg(long, value_name = "FILE", default_value = "drivers.toml")]
+        list: PathBuf,
+    },
+    /// Fetch packages of drivers.toml that are addresses, and check their SHA-256
+    Fetch {
+        /// Names or versions; all when absent
+        names: Vec<String>,
+        /// The catalogue
+        #[arg(long, value_name = "FILE", default_value = "drivers.toml")]
+        list: PathBuf,
+    },
+    /// Ask NVIDIA's download service for the packages of a card; nothing else ever asks it
+    Find {
+        /// The card as it is sold, such as "GeForce RTX 3070"
+        card: String,
+        /// The guest's system, as recipes name it
+        #[arg(long, value_name = "OS", default_value = "windows10")]
+        guest: String,
+        /// How many, the newest first
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        most: u8,
+    },
+    /// Keep the driver of a running Windows guest as it is: Windows installs no other for its cards
+    Lock {
+        /// The machine
+        name: String,
+    },
+    /// Let the driver of a running Windows guest be changed again
+    Unlock {
+        /// The machine
+        name: String,
     },
 }
 
@@ -63,10 +112,60 @@ struct Asked {
 }
 
 pub(crate) fn run(args: Args, context: &Context) -> Done {
-    let Command::Inspect { package, card, guest, devices } = args.command;
-    let ids = card.as_deref().map(card_ids).transpose()?;
-    let build = guest.as_deref().map(build_of).transpose()?;
-    let package = Package::read(&package).or_exit(exit_codes::INPUT)?;
+    match args.command {
+        Command::Inspect { package, card, guest, devices } => {
+            inspect(&package, card.as_deref(), guest.as_deref(), devices, context)
+        }
+        Command::Ls { list } => catalogue::ls(&list, context),
+        Command::Add { package, name, list } => catalogue::add(&package, name.as_deref(), &list, context),
+        Command::Fetch { names, list } => catalogue::fetch(&names, &list, context),
+        Command::Find { card, guest, most } => catalogue::find(&card, &guest, most, context),
+        Command::Lock { name } => keep(&name, true, context),
+        Command::Unlock { name } => keep(&name, false, context),
+    }
+}
+
+/// Sets or lifts Windows' policy in a running guest.
+fn keep(name: &str, on: bool, context: &Context) -> Done {
+    let runs = runs()?;
+    let agent = agent(&runs, name)?;
+    // What the recipe may lease besides; a machine without an instance has only what it has.
+    let plan = instances().ok().and_then(|instances| instances.find(name).ok()?.plan().ok());
+    let also = plan.map(|plan| plan.driver.cards).unwrap_or_default();
+    let done = match on {
+        true => driver_lock::lock(&agent, &also),
+        false => driver_lock::unlock(&agent),
+    };
+    let done = done.map_err(|why| Failure::new(exit_codes::FAILED_GUEST, format!("{name}: {why}")))?;
+    context.print(&done, kept)?;
+    Ok(exit_codes::OK)
+}
+
+fn kept(done: &driver_lock::Done) -> String {
+    let mut text = String::new();
+    for card in &done.cards {
+        let version = card.version.as_deref().unwrap_or("no driver");
+        let problem = card.problem.map(|code| format!(", problem code {code}")).unwrap_or_default();
+        let came = card.came.as_deref().map(|came| format!("   {came}")).unwrap_or_default();
+        text.push_str(&format!("  {:<9} {version}{problem}{came}\n", card.id));
+    }
+    match done.kept.as_slice() {
+        [] => text.push_str("  any driver may be installed\n"),
+        ids => text.push_str(&format!("  no other driver is installed for {}\n", ids.join(", "))),
+    }
+    text
+}
+
+fn inspect(
+    package: &Path,
+    card: Option<&str>,
+    guest: Option<&str>,
+    devices: bool,
+    context: &Context,
+) -> Done {
+    let ids = card.map(card_ids).transpose()?;
+    let build = guest.map(build_of).transpose()?;
+    let package = Package::read(package).or_exit(exit_codes::INPUT)?;
     let card =
         ids.map(|ids| Asked { ids, name: device_name(ids.id), build, answer: package.drives(ids, build) });
     let refused = matches!(&card, Some(Asked { answer: Answer::No(_), .. }));
@@ -129,6 +228,18 @@ fn text(shown: &Shown) -> String {
             row("in a VM", "Code 43 with a GeForce: older than 465, which refuses to work in a VM it sees");
         }
         None => {}
+    }
+    if let Some(branch) = package.version.and_then(driver::branch_of) {
+        let until =
+            branch.until.map_or_else(|| "no longer updated".to_owned(), |until| format!("until {until}"));
+        row("branch", &format!("{}, {}, {until}", branch.branch, branch.kind));
+    }
+    match package.signer {
+        Some(Signer::Other) => {
+            row("!", "not signed by Microsoft: a test or beta package (driver.test-signed)")
+        }
+        Some(Signer::Nobody) => row("!", "no signed catalogue beside its INF (driver.test-signed)"),
+        Some(Signer::Microsoft) | None => {}
     }
     for contradiction in &package.contradictions {
         row("!", &clean(contradiction));

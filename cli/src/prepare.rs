@@ -97,7 +97,8 @@ pub(crate) fn tools(store: &Store) -> Tools {
     Tools::new(inputs(store), hashes(store)).with_progress(crate::download::meter())
 }
 
-fn inputs(store: &Store) -> PathBuf {
+/// Where fetched files are kept.
+pub(crate) fn inputs(store: &Store) -> PathBuf {
     store.dir().join("inputs")
 }
 

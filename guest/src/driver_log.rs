@@ -92,7 +92,9 @@ impl Reader {
         }
         if let Some(path) = text.strip_prefix("Driver INF Path:") {
             let inf = file_name(path);
-            return self.value(|install| drop(install.inf.get_or_insert(inf)));
+            return self.value(|install| {
+                install.inf.get_or_insert(inf);
+            });
         }
         let Some((key, value)) = text.split_once(" - ") else { return };
         let value = cut(value);

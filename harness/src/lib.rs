@@ -7,6 +7,7 @@
 
 pub mod checks;
 pub mod diagnosis;
+pub mod driver_lock;
 pub mod evidence;
 pub mod exit_codes;
 pub mod instance;

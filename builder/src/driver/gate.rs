@@ -32,6 +32,8 @@ pub(crate) struct Decided {
     pub(crate) hidden: bool,
     /// Ids of every card that the recipe may lease, as far as they are known.
     pub(crate) cards: Vec<PciId>,
+    /// Of the package, or as the recipe wants it.
+    pub(crate) version: Option<Version>,
     /// Sentences for a person.
     pub(crate) notes: Vec<String>,
 }
@@ -49,6 +51,7 @@ pub(crate) fn decide(asked: &Asked<'_>) -> Result<Decided, Problems> {
     gate.decided.cards.sort();
     gate.decided.cards.dedup();
     gate.hiding();
+    gate.decided.version = gate.version();
     gate.problems.sort();
     gate.problems.into_result().map(|()| gate.decided)
 }

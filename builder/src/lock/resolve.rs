@@ -58,6 +58,16 @@ impl Tools {
         Self { host: OnceLock::from(sources), ..self }
     }
 
+    /// Fetches an address into the folder of inputs, where it is kept under its SHA-256.
+    ///
+    /// # Errors
+    /// A sentence.
+    pub fn fetch(&mut self, url: &str) -> Result<(PathBuf, String), String> {
+        let path = keep(url, self).map_err(FetchError::sentence)?;
+        let sha256 = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
+        Ok((path, sha256))
+    }
+
     fn host(&self) -> &[HostSource] {
         self.host.get_or_init(apt::host_sources)
     }

@@ -1,14 +1,17 @@
 //! Recipe, lock and facts in, plan out: a pure function.
 
+use no43_host::PciId;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::gather::fits;
 use super::{
-    AptSource, BaseUser, CardFunctions, CardRequest, CardWish, DebianBase, Facts, FileIn, FileSource,
-    GuestPlan, HostCard, HostFacts, LayerPlan, LayerWhat, MachinePlan, Plan, StepPlan,
+    AptSource, BaseUser, CardFunctions, CardRequest, CardWish, DebianBase, DriverPlan, Facts, FileIn,
+    FileSource, GuestPlan, HostCard, HostFacts, LayerPlan, LayerWhat, MachinePlan, Plan, StepPlan,
 };
+use crate::answer::DriverUpdates;
 use crate::diagnostic::{Kind, Problem, Problems};
+use crate::driver::Version;
 use crate::driver::gate::{self, Asked, Decided};
 use crate::key::{Key, hex};
 use crate::lock::Lock;
@@ -66,6 +69,7 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
         display: recipe.display.clone(),
         network: recipe.network.clone(),
         devices: recipe.devices.clone(),
+        driver: driver_plan(recipe, &driver.version, &driver.cards),
         notes,
     })
 }
@@ -113,6 +117,16 @@ fn machine(ask: &MachineAsk, host: Option<&HostFacts>, notes: &mut Vec<String>) 
         uefi_under_lab: ask.uefi_under_lab,
         hidden: false,
         identity: ask.identity,
+    }
+}
+
+fn driver_plan(recipe: &Recipe, version: &Option<Version>, cards: &[PciId]) -> DriverPlan {
+    let windows = recipe.guest.windows.as_ref();
+    DriverPlan {
+        version: version.as_ref().map(ToString::to_string),
+        test_signed: recipe.driver.test_signed,
+        keep: windows.is_some_and(|windows| windows.updates.driver == DriverUpdates::Ours),
+        cards: cards.iter().map(ToString::to_string).collect(),
     }
 }
 

@@ -138,6 +138,9 @@ fn in_folder(
         );
     }
     image_facts(image, recorder);
+    if plan.driver.test_signed {
+        recorder.note("test signing is on: Windows takes drivers that Microsoft has not signed", true);
+    }
     let main = run::section(plan, image, options, stop, recorder);
     let answer = main.verdict();
     if !answer.is_passed() || stop.is_set() {

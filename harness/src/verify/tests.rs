@@ -39,6 +39,7 @@ pub(crate) fn plan(cards: Vec<CardWish>) -> Plan {
             identity: no43_builder::plan::IdentityKind::Own,
         },
         cards,
+        driver: no43_builder::plan::DriverPlan::default(),
         checks: ChecksPlan {
             card: true,
             driver: true,

@@ -8,6 +8,7 @@ mod make;
 pub(crate) mod plan;
 mod seal;
 mod setup_run;
+mod steps;
 
 pub(crate) use extra::layers;
 pub use extra::{DriverIn, WindowsSetup};
@@ -15,3 +16,4 @@ pub(crate) use make::build;
 pub use plan::{AnswerPlan, FileFound, VirtioFound, WindowsBase, WindowsFacts};
 pub use seal::{Private, Sealed, Who};
 pub(crate) use setup_run::build as set_up;
+pub(crate) use steps::step_layer;

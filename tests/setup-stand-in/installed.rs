@@ -11,6 +11,8 @@ use crate::disk;
 use crate::machine::{self, FAT, Options, show};
 
 const STATE: &str = "/c/Windows/Setup/State.txt";
+/// The state folder of a plan that has begun.
+const BEGUN: &str = "/c/Windows/Setup/Begun.txt";
 
 /// Where the installation stands; kept on C: across restarts.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -110,29 +112,53 @@ fn first_logon(later: &Later, options: &Options) -> ! {
         give_up(&format!("FirstLogonCommands starts something unknown: {command}"));
     }
     let Some(plan) = find_plan() else { give_up("no disk holds no43/plan.json") };
-    let ended = Command::new("/bin/no43-guest")
-        .args([
-            "setup",
-            "--stand-in",
-            "--no-restart",
-            "--drive-c",
-            "/c",
-            "--state",
-            "/c/ProgramData/no43",
-            "--plan",
-        ])
-        .arg(plan)
-        .env("PATH", "/bin")
-        .status();
-    match ended.ok().and_then(|status| status.code()) {
-        Some(0) => {}
-        // The program's own code for a restart that is due.
-        Some(3) => machine::end(true),
-        _ => machine::stand_still(),
+    if !carry_out("/c/ProgramData/no43", Some(&plan)) {
+        machine::stand_still();
     }
     let _ = State::Complete.write();
     rustix::fs::sync();
     live(options)
+}
+
+/// The real guest program's Linux build, with a plan or with the one that was begun; restarts when it is due.
+fn carry_out(state: &str, plan: Option<&Path>) -> bool {
+    let mut program = Command::new("/bin/no43-guest");
+    program.args(["setup", "--stand-in", "--no-restart", "--drive-c", "/c", "--state", state]);
+    if let Some(plan) = plan {
+        program.arg("--plan").arg(plan);
+    }
+    match program.env("PATH", "/bin:/sbin").status().ok().and_then(|status| status.code()) {
+        Some(0) => true,
+        // The program's own code for a restart that is due.
+        Some(3) => machine::end(true),
+        _ => false,
+    }
+}
+
+/// The one command line that Windows' command interpreter would be given: the search for the set-up disk, and the guest
+/// program with the plan on it. In Windows a service goes on after a restart; here it is the next start of the guest.
+pub(crate) fn command_line(words: &[String]) -> ExitCode {
+    let line = words.join(" ");
+    let state = line.split(" --state ").nth(1).and_then(|state| state.strip_prefix(r"C:\"));
+    let (true, Some(state)) = (line.contains(r"\no43\no43-guest.exe setup --plan"), state) else {
+        eprintln!("the stand-in has no cmd.exe but for no43's own command line");
+        return ExitCode::FAILURE;
+    };
+    let state = format!("/c/{}", state.replace('\\', "/"));
+    let Some(plan) = find_plan() else { return ExitCode::FAILURE };
+    let _ = fs::write(BEGUN, &state);
+    let done = carry_out(&state, Some(&plan));
+    let _ = fs::remove_file(BEGUN);
+    if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Goes on with a plan in whose middle the guest restarted.
+fn go_on_with_plan() {
+    let Ok(state) = fs::read_to_string(BEGUN) else { return };
+    // the disk must be where it was
+    let _ = find_plan();
+    let _ = carry_out(&state, None);
+    let _ = fs::remove_file(BEGUN);
 }
 
 /// The set-up disk, by the file on it, as the command line of the first logon does it.
@@ -192,6 +218,9 @@ fn live(options: &Options) -> ! {
         machine::stand_still();
     }
     let _ = fs::create_dir_all("/var/run");
+    if std::process::id() == 1 {
+        std::thread::spawn(go_on_with_plan);
+    }
     loop {
         let agent: io::Result<Child> = Command::new("/bin/qemu-ga")
             .args(["-m", "virtio-serial", "-p", "/dev/virtio-ports/org.qemu.guest_agent.0", "-t", "/run"])

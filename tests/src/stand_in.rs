@@ -311,6 +311,7 @@ fn user_land(root: &Path) -> Result<()> {
             }
         }
     }
+    std::os::unix::fs::symlink("/init", root.join("bin/cmd.exe"))?;
     for name in ["shutdown", "chpasswd"] {
         std::os::unix::fs::symlink("/init", root.join("sbin").join(name))?;
     }

@@ -27,6 +27,7 @@ const NEEDS_TPM: &[&str] = &["no43", "stand-in", "swtpm"];
 const SOAK: &[&str] = &["no43", "stand-in", "soak"];
 
 static CASES: &[Case] = &[
+    Case::new("a-step-that-fails-in-windows-says-code-and-log", bad_step).needs(SOAK),
     Case::new("a-windows-goes-from-recipe-to-sealed-image", whole).needs(NEEDS),
     Case::new("french-with-elodie-secure-boot-and-tpm", french).needs(NEEDS_TPM),
     Case::new("a-prompt-without-a-key-is-named", no_key).needs(NEEDS),
@@ -194,17 +195,31 @@ fn french(scene: &Scene) -> Result<()> {
     let medium = Medium { language: "fr-FR", signed: true, ..Medium::default() };
     let own = "hostname = \"ELODIE-PC\"\nproduct-key = { env = \"STAND_IN_KEY\" }\ntimezone";
     let french = recipe("fr-FR", "Élodie", "firmware = \"uefi-secure\"\ntpm = true");
-    prepare(scene, &medium, &french.replacen("timezone", own, 1))?;
+    scene.write("game/é.txt", "from the host")?;
+    prepare(scene, &medium, &(french.replacen("timezone", own, 1) + STEPS))?;
     let built = no43(scene, &["--json", "build", "--patience", "3", "stand-in.toml"])?.ok()?;
     let (folder, manifest) = image(scene, &built.json()?)?;
-    eprintln!("phases: {}", all_phases(&manifest)?);
+    ensure!(at(&manifest, "/layer")? == "after it", "another layer is on top");
     for file in ["disk.qcow2", "vars.fd", "tpm2-00.permall"] {
         full_file(&folder.join(file))?;
     }
     let disk = folder.join("disk.qcow2");
+    ensure!(text_on_disk(scene, &disk, "Games/é.txt")? == "from the host", "the step copied nothing");
+    ensure!(text_on_disk(scene, &disk, "ran.txt")? == "ran\n", "the step ran nothing");
     ensure!(on_disk(scene, &disk, "Users")?.contains("Élodie"), "no folder of Élodie on C:");
     used(scene, &folder)
 }
+
+/// Two layers above the installation; the stand-in truly carries both out. Nothing of Windows is called.
+const STEPS: &str = r#"
+[[step]]
+name = "game"
+copy = { from = "game", to = 'C:\Games' }
+
+[[step]]
+name = "after it"
+run  = ["busybox", "sh", "-c", "test -e /c/Games/é.txt && echo ran > /c/ran.txt"]
+"#;
 
 const PASSWORD: &str = "correct horse é <>&\"'%^";
 const PRODUCT_KEY: &str = "AAAAA-BBBBB-CCCCC-DDDDD-EEEEE";
@@ -232,7 +247,7 @@ fn used(scene: &Scene, image: &Path) -> Result<()> {
     };
     let before = pids();
     ensure!(before.len() == 2, "QEMU and swtpm, and nothing else: {before:?}");
-    let supervisor = scene.processes().into_iter().find(|(_, line)| line.ends_with("supervise"));
+    let supervisor = scene.processes().into_iter().find(|(_, line)| line.trim_end().ends_with(" supervise"));
     let (supervisor, _) = supervisor.context("no supervisor")?;
     let supervisor = rustix::process::Pid::from_raw(supervisor).context("a pid is not 0")?;
     rustix::process::kill_process(supervisor, rustix::process::Signal::KILL)?;
@@ -313,6 +328,17 @@ fn snakeoil(scene: &Scene) -> Result<()> {
         flash("OVMF_VARS_4M.snakeoil.fd")
     );
     scene.write("../home/.config/qemu/firmware/10-snakeoil.json", &descriptor)?;
+    Ok(())
+}
+
+/// The step's own exit code and words are the error; the installation below it stays.
+fn bad_step(scene: &Scene) -> Result<()> {
+    let step =
+        "\n[[step]]\nname = \"bad\"\nrun = [\"busybox\", \"sh\", \"-c\", \"echo no such game; exit 42\"]\n";
+    prepare(scene, &Medium::default(), &(english() + step))?;
+    let seen = no43(scene, &["build", "--patience", "3", "stand-in.toml"])?.done()?.must_exit(code::BUILD)?;
+    seen.must_say(&["step 'bad' failed", "(code 42)", "no such game"])?;
+    no43(scene, &["plan", "stand-in.toml"])?.ok()?.must_say(&["base", "in the store", "bad"])?;
     Ok(())
 }
 

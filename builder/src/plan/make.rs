@@ -37,10 +37,7 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
         MachinePlan { hidden: driver.hidden, ..machine(&recipe.machine, facts.host.as_ref(), &mut notes) };
     notes.extend(driver.notes);
     let base = match crate::windows::plan::base_layer(resolved, lock, facts)? {
-        Some(windows) => {
-            refuse_steps(&recipe.steps)?;
-            windows
-        }
+        Some(windows) => windows,
         None => debian_layer(recipe, lock, facts, &mut notes)?,
     };
     let mut layers = vec![base];
@@ -87,13 +84,6 @@ fn debian_layer(
         notes.push(note);
     }
     Ok(base_layer(base))
-}
-
-/// Steps are carried out by a shell and a package manager, which Windows does not have.
-fn refuse_steps(steps: &[Step]) -> Result<(), Problem> {
-    let Some(step) = steps.first() else { return Ok(()) };
-    let what = format!("this version makes no steps in Windows guests (step '{}')", step.name);
-    Err(Problem::new(Kind::NotSupported, "step", what).fix("take the step out"))
 }
 
 fn machine(ask: &MachineAsk, host: Option<&HostFacts>, notes: &mut Vec<String>) -> MachinePlan {
@@ -229,8 +219,10 @@ fn sources(guest: &Guest, lock: &Lock) -> Result<Vec<AptSource>, Problem> {
 fn files_in(ask: &FileAsk, recipe: &Recipe, lock: &Lock, facts: &Facts) -> Result<Vec<FileIn>, Problem> {
     // "/opt/" means into that folder, under the file's own name.
     let name = match &ask.from {
-        CopyFrom::Path(path) if ask.to.ends_with('/') => path.file_name().and_then(|name| name.to_str()),
-        CopyFrom::Input(name) if ask.to.ends_with('/') => Some(name.as_str()),
+        CopyFrom::Path(path) if ask.to.ends_with(['/', '\\']) => {
+            path.file_name().and_then(|name| name.to_str())
+        }
+        CopyFrom::Input(name) if ask.to.ends_with(['/', '\\']) => Some(name.as_str()),
         _ => None,
     };
     let one = |from, sha256, own_mode| FileIn {
@@ -266,7 +258,7 @@ fn files_in(ask: &FileAsk, recipe: &Recipe, lock: &Lock, facts: &Facts) -> Resul
                     if !found.below.is_empty() {
                         // A folder's files keep their own bits: one mode for all would make programs of texts.
                         file.mode = found.mode;
-                        file.to = format!("{}/{}", ask.to.trim_end_matches('/'), found.below);
+                        file.to = format!("{}/{}", ask.to.trim_end_matches(['/', '\\']), found.below);
                     }
                     file
                 })
@@ -354,6 +346,10 @@ fn step_layer(
         StepAsk::WaitFor(awaited) => StepPlan::WaitFor { what: awaited.clone(), limit },
     };
     let inputs = step_inputs(&what, machine);
+    if let (Some(parent), true) = (parent, resolved.recipe.guest.windows.is_some()) {
+        let program = &facts.guest_program;
+        return crate::windows::step_layer(step, &what, &inputs, parent, &resolved.recipe, program);
+    }
     let parent = parent.map(|parent| parent.key.clone());
     let key = Key::of(parent.as_ref(), &inputs);
     Ok(LayerPlan { name: step.name.clone(), key, parent, what: LayerWhat::Step(what), inputs })

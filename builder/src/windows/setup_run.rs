@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use no43_guest::protocol::Report;
 use no43_guest::setup::event::What;
 use no43_guest::setup::{PORT_NAME, WINDOWS_PROGRAM, WINDOWS_STATE, first_logon_command};
-use no43_machine::spec::{Clock, Disk, DiskCache, Display, MachineSpec, PassedCard, SerialPort, Smp};
+use no43_machine::spec::{Disk, DiskCache, Display, MachineSpec, PassedCard, SerialPort, Smp};
 use no43_machine::tpm::Swtpm;
 use no43_machine::{Agent, Machine, StartOptions};
 
@@ -36,6 +36,8 @@ const READY_LIMIT: Duration = Duration::from_secs(900);
 const FIRST_EVENT_LIMIT: Duration = Duration::from_secs(120);
 /// A restart in the middle of a plan, from one event to the next, besides the action's own limit.
 const RESTART_LIMIT: Duration = Duration::from_secs(900);
+/// For swtpm, which ends with QEMU.
+const TPM_LIMIT: Duration = Duration::from_secs(30);
 /// How often the machine is looked at while no event comes.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// A report of the guest program.
@@ -83,7 +85,14 @@ pub(crate) fn build(
         ..StartOptions::new(&run_dir)
     };
     let result = in_machine(setup, &spec, &options, &com1, &sealed, context);
-    drop(tpm);
+    // its state is at rest only after its own end
+    let tpm_ended = match (&result, tpm) {
+        (Ok(_), Some(tpm)) => tpm.wait_end(TPM_LIMIT),
+        (_, tpm) => {
+            drop(tpm);
+            Ok(())
+        }
+    };
     drop(lent);
     let _ = fs::remove_dir_all(&run_dir);
     let _ = fs::remove_file(&setup_disk);
@@ -92,6 +101,7 @@ pub(crate) fn build(
     }
     let refused =
         result.map_err(|source| BuildError::Step { step: layer.name.clone(), source: Box::new(source) })?;
+    tpm_ended.map_err(|error| BuildError::Recipe(error.to_string()))?;
     step::rebase(&disk, Path::new("..").join(below.manifest.key.as_str()).join(DISK).as_path())?;
     let mut files = vec![DISK, VARS];
     if let Some(state) = &private.tpm_state {
@@ -182,30 +192,21 @@ struct Attached<'a> {
 /// As it was installed, without the medium; no network: nothing is downloaded behind our back.
 fn machine(plan: &Plan, parts: &Attached<'_>, cards: Vec<PassedCard>, context: &Context<'_>) -> MachineSpec {
     let serial = |text: &str| Some(text.to_owned());
-    let system = Disk {
-        serial: serial("no43-system"),
-        bus: parts.private.disk_bus,
-        boot_index: Some(1),
-        cache: DiskCache::Unsafe,
-        ..Disk::qcow2(parts.disk)
-    };
+    let system = Disk { serial: serial("no43-system"), cache: DiskCache::Unsafe, ..Disk::qcow2(parts.disk) };
     let setup = Disk { serial: serial("no43-setup"), ..Disk::usb_stick(parts.setup_disk) };
-    MachineSpec {
+    let mut spec = MachineSpec {
         smp: Smp::cpus(plan.machine.cpus.clamp(1, 64) as u16),
         memory_mib: plan.machine.memory_mib,
-        firmware: parts.private.firmware.clone(),
         disks: vec![system, setup],
         serials: vec![parts.com1.to_owned()],
         ports: vec![SerialPort { name: PORT_NAME.to_owned(), socket: None }],
         display: Display::Vga,
         cards,
-        uuid: Some(parts.private.uuid.clone()),
-        smbios: Some(parts.private.smbios.clone()),
         tpm: parts.tpm.map(|tpm| tpm.socket().to_owned()),
-        panic_device: true,
-        clock: Clock::LocalTime,
         ..MachineSpec::new(format!("build-{}", plan.name), context.options.accel)
-    }
+    };
+    parts.private.apply(&mut spec);
+    spec
 }
 
 /// Gives how many actions the guest refused.

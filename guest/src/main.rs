@@ -14,6 +14,7 @@ mod executor;
 #[cfg(target_os = "linux")]
 mod linux;
 mod setup_command;
+mod setup_watch;
 #[cfg(windows)]
 mod windows;
 
@@ -30,6 +31,7 @@ use clap::{Parser, Subcommand};
 use no43_guest::identity;
 use no43_guest::protocol::PROTOCOL_VERSION;
 use setup_command::{Channels, Setup};
+use setup_watch::WatchSetup;
 
 #[derive(Parser)]
 #[command(
@@ -54,6 +56,8 @@ enum Task {
     Setup(Setup),
     /// Tell that Windows Setup failed, with the ends of its logs (called by ErrorHandler.cmd)
     SetupFailed(Channels),
+    /// Tell the errors of Windows Setup's logs while they grow (started in Windows PE by the answer file)
+    WatchSetup(WatchSetup),
     /// Apply the password, computer name and product key that an instance is given; read from standard input
     FirstStart {
         /// Read them from this file, and remove it
@@ -93,6 +97,7 @@ fn run(cli: Cli) -> Result<u8> {
         }
         Some(Task::Setup(setup)) => return setup.run(),
         Some(Task::SetupFailed(channels)) => setup_command::setup_failed(&channels),
+        Some(Task::WatchSetup(watch)) => watch.run(),
         Some(Task::FirstStart { from }) => {
             return Ok(if setup_command::first_start(from.as_deref())? { 0 } else { 1 });
         }

@@ -49,7 +49,7 @@ pub(crate) struct Channels {
 }
 
 impl Channels {
-    fn teller(&self) -> Teller {
+    pub(crate) fn teller(&self) -> Teller {
         let usual = if cfg!(windows) {
             [r"\\.\COM1".into(), format!(r"\\.\Global\{PORT_NAME}")]
         } else {

@@ -14,6 +14,8 @@ pub(crate) struct WinPe {
     pub(crate) install_to: u32,
     /// `/IMAGE/INDEX` or `/IMAGE/NAME`, and its value.
     pub(crate) image: (String, String),
+    /// Commands that Setup runs first.
+    pub(crate) commands: Vec<String>,
 }
 
 /// What the later passes say.
@@ -101,6 +103,11 @@ pub(crate) fn windows_pe(root: &Element) -> Result<WinPe, String> {
             "PartitionID",
         )?,
         image: (from.text_at("Key").to_owned(), from.text_at("Value").to_owned()),
+        commands: first(root, PASS, SETUP, "RunSynchronous")
+            .into_iter()
+            .flat_map(|all| all.all("RunSynchronousCommand"))
+            .map(|command| command.text_at("Path").to_owned())
+            .collect(),
     })
 }
 

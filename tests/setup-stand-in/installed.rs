@@ -1,10 +1,12 @@
 //! The later stages, from the target disk: specialize, out-of-box experience, first logon; then a guest with an agent.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
+
+use no43_guest::setup::{Action, Codes, SetupPlan, Task};
 
 use crate::answer::{self, Later};
 use crate::disk;
@@ -112,12 +114,44 @@ fn first_logon(later: &Later, options: &Options) -> ! {
         give_up(&format!("FirstLogonCommands starts something unknown: {command}"));
     }
     let Some(plan) = find_plan() else { give_up("no disk holds no43/plan.json") };
+    if options.is("update") {
+        restart_in_the_middle(&plan);
+    }
     if !carry_out("/c/ProgramData/no43", Some(&plan)) {
         machine::stand_still();
     }
     let _ = State::Complete.write();
     rustix::fs::sync();
     live(options)
+}
+
+/// Restarts under the guest program while it carries out the set-up disk's plan, which gets an action that takes long.
+fn restart_in_the_middle(plan: &Path) -> ! {
+    let own = "/c/Windows/Setup/plan.json";
+    let slow = || -> Option<()> {
+        let mut slow = SetupPlan::parse(&fs::read(plan).ok()?).ok()?;
+        let run = ["busybox", "sleep", "1000"].map(str::to_owned).to_vec();
+        slow.actions.insert(0, Action::new("long", Task::Command { run, codes: Codes::default() }));
+        fs::write(own, slow.to_json()).ok()
+    };
+    if slow().is_none() {
+        give_up("the plan cannot be changed");
+    }
+    std::thread::spawn(|| {
+        carry_out("/c/ProgramData/no43", Some(Path::new(own)));
+        // told by the program itself: nothing restarts any more
+        machine::stand_still()
+    });
+    std::thread::sleep(Duration::from_secs(4));
+    if fs::read_to_string("/c/Windows/Setup/Restarts.txt").map_or(0, |text| text.len()) >= 3 {
+        machine::stand_still();
+    }
+    let _ = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open("/c/Windows/Setup/Restarts.txt")
+        .and_then(|mut file| file.write_all(b"."));
+    machine::end(true)
 }
 
 /// The real guest program's Linux build, with a plan or with the one that was begun; restarts when it is due.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use crate::answer::{self, WinPe};
@@ -9,15 +10,28 @@ use crate::disk;
 use crate::machine::{self, FAT, Options, show};
 use crate::medium;
 
-/// The log that Setup keeps in memory, and later on the target.
+/// The log that Setup keeps in memory, in the form of Windows' own, and later on the target.
 #[derive(Default)]
-pub(crate) struct Log(Vec<String>);
+pub(crate) struct Log {
+    lines: Vec<String>,
+    /// The guest program reads it as it grows.
+    is_watched: bool,
+}
+
+/// Where it lies in the memory of Windows PE.
+const LOG: &str = "/x/Windows/Panther/setupact.log";
 
 impl Log {
     pub(crate) fn add(&mut self, text: impl Into<String>) {
-        let text = text.into();
+        self.line("Info", text.into());
+    }
+
+    fn line(&mut self, level: &str, text: String) {
         show(&text);
-        self.0.push(text);
+        // no clock is asked: the time is only there for the form
+        self.lines.push(format!("2026-11-22 20:00:{:02}, {level:<20} IBS    {text}", self.lines.len() % 60));
+        let _ = fs::create_dir_all("/x/Windows/Panther");
+        let _ = fs::write(LOG, self.lines.join("\r\n") + "\r\n");
     }
 }
 
@@ -32,10 +46,10 @@ pub(crate) fn run(options: &Options) -> ! {
     match install(options, &mut log) {
         Ok(()) => machine::end(true),
         Err(why) => {
-            log.add(why);
+            log.line("Error", why);
             log.add("Setup waits for an answer.");
-            if !options.is("mute") {
-                machine::tell_failure(r"X:\Windows\Panther\setupact.log", &log.0);
+            if !options.is("mute") && !log.is_watched {
+                machine::tell_failure(r"X:\Windows\Panther\setupact.log", &log.lines);
             }
             machine::stand_still()
         }
@@ -57,7 +71,8 @@ fn install(options: &Options, log: &mut Log) -> Result<(), String> {
     let root = answer::read(&text)?;
     let asked = answer::windows_pe(&root)?;
     answer::later(&root)?;
-    check_medium(&asked, log)?;
+    run_commands(&asked, options, log);
+    check_medium(&asked, options, log)?;
     load_drivers(&answer_disk, options, log)?;
     let disk = target(&asked, log)?;
     log.add(format!("partitioning {disk}"));
@@ -103,9 +118,26 @@ fn file_of(folder: &Path, name: &str) -> Option<PathBuf> {
         .find(|path| path.file_name().is_some_and(|own| own.eq_ignore_ascii_case(name)))
 }
 
-fn check_medium(asked: &WinPe, log: &mut Log) -> Result<(), String> {
+/// Of the commands that run first the stand-in knows one: the real guest program that watches Setup's log.
+fn run_commands(asked: &WinPe, options: &Options, log: &mut Log) {
+    for command in &asked.commands {
+        let known = command.contains(r"\no43\no43-guest.exe") && command.ends_with(" watch-setup");
+        if !known || options.is("mute") {
+            log.add(format!("not run by the stand-in: {command}"));
+            continue;
+        }
+        let watcher = Command::new("/bin/no43-guest").args(["watch-setup", "--log", LOG]).spawn();
+        log.is_watched = watcher.is_ok();
+        log.add(format!("running {command}"));
+    }
+}
+
+fn check_medium(asked: &WinPe, options: &Options, log: &mut Log) -> Result<(), String> {
     let medium = Path::new(MEDIUM);
-    let languages = medium::languages(medium)?;
+    let mut languages = medium::languages(medium)?;
+    if options.is("no-language") {
+        languages = vec!["xx-XX".to_owned()];
+    }
     if !languages.iter().any(|language| language.eq_ignore_ascii_case(&asked.setup_language)) {
         return Err(format!(
             "language {} is not available, only {}",
@@ -113,7 +145,10 @@ fn check_medium(asked: &WinPe, log: &mut Log) -> Result<(), String> {
             languages.join(", ")
         ));
     }
-    let images = medium::images(medium)?;
+    let mut images = medium::images(medium)?;
+    if options.is("no-edition") {
+        images.clear();
+    }
     let (key, value) = &asked.image;
     let fits = |(index, name): &&(String, String)| match key.as_str() {
         "/IMAGE/INDEX" => index == value,
@@ -189,6 +224,9 @@ fn copy(disk: &str, asked: &WinPe, answer: &str, options: &Options, log: &mut Lo
     }
     let failed = |error: std::io::Error| format!("failed to copy: {error}");
     log.add("copying files");
+    if options.is("no-room") {
+        return Err("Failed to apply image. [0x80070070]".to_owned());
+    }
     for folder in [
         "/esp/EFI/Boot",
         "/esp/EFI/Microsoft/Boot",
@@ -216,6 +254,6 @@ fn copy(disk: &str, asked: &WinPe, answer: &str, options: &Options, log: &mut Lo
         }
     }
     fs::write("/c/Windows/Panther/unattend.xml", answer).map_err(failed)?;
-    fs::write("/c/Windows/Panther/setupact.log", log.0.join("\r\n") + "\r\n").map_err(failed)?;
+    fs::write("/c/Windows/Panther/setupact.log", log.lines.join("\r\n") + "\r\n").map_err(failed)?;
     crate::installed::State::Specialize.write().map_err(failed)
 }

@@ -144,8 +144,9 @@ fn product_key(windows: &Windows, media: Option<&Media>) -> Option<String> {
 ///
 /// WinPE counts disks in the order in which their drivers start. It has drivers for SATA, NVMe and USB, and SATA and NVMe
 /// start before USB: the target is 0 and the set-up disk (USB) is 1. A virtio disk shows itself only after its driver was
-/// loaded from the set-up disk, so it comes last: 1. Not verified with a real Windows; the set-up disk is write-protected
-/// for the guest, so that a wrong number costs a failed installation and never the set-up disk.
+/// loaded from the set-up disk, so it comes last: 1. Not verified with a real Windows. The set-up disk is writable, because
+/// Setup looks at writable removable media first and the guest program removes secrets from it; it is made anew for each
+/// build, so a wrong number costs a failed installation and nothing else.
 fn target_disk(machine: &MachineAsk) -> u32 {
     match machine.disk_bus {
         DiskBus::Virtio => 1,

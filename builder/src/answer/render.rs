@@ -85,10 +85,14 @@ impl Settings {
             // No downloads while it installs: the same media must give the same Windows.
             .child(Element::new("DynamicUpdate").child(Element::bool("Enable", false)))
             .child(Element::new("Diagnostics").child(Element::bool("OptIn", false)));
+        let mut commands = vec![Command {
+            why: "tells the errors of Setup's logs outside",
+            line: no43_guest::setup::watch_command(FOLDER),
+        }];
         if self.skip_hardware_checks {
-            let commands = registry("labconfig").map(|value| Command::registry(&value)).collect();
-            setup = setup.child(run_synchronous(commands));
+            commands.extend(registry("labconfig").map(|value| Command::registry(&value)));
         }
+        setup = setup.child(run_synchronous(commands));
         pass("windowsPE", [international, setup])
     }
 

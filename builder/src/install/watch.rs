@@ -29,6 +29,9 @@ const RESTARTS: u32 = 6;
 /// Unannounced restarts while the guest program works.
 const FOREIGN_RESTARTS: u32 = 2;
 
+/// By how much stillness may be shorter when Setup's log has named a cause.
+const NAMED_SOONER: u32 = 6;
+
 /// Pictures that are remembered; a blinking cursor makes two.
 const RECENT: usize = 3;
 
@@ -135,6 +138,8 @@ pub(super) struct Watch {
     firmware: Vec<String>,
     logs: Vec<String>,
     refused: u32,
+    /// What an error in Setup's own log means, with its line. Setup goes on after many errors.
+    named: Option<(Cause, String)>,
     ended: bool,
 }
 
@@ -157,6 +162,7 @@ impl Watch {
             firmware: Vec::new(),
             logs: Vec::new(),
             refused: 0,
+            named: None,
             ended: false,
         }
     }
@@ -338,9 +344,18 @@ impl Watch {
                 self.logs.extend(log);
                 let cause = match cause {
                     GuestCause::DiskFull => Cause::DiskFull,
+                    // it died because somebody restarted the guest under it
+                    GuestCause::KeepsDying if self.restarts > FOREIGN_RESTARTS + 2 => Cause::UpdateTookOver,
                     _ => Cause::Action,
                 };
                 self.fail(cause, vec![format!("{whose}{text}{code}")], now, acts);
+            }
+            What::SetupLog { file, lines } => {
+                let lines: Vec<String> = lines.iter().map(|line| format!("{file}: {line}")).collect();
+                if let Some((cause, line)) = cause::of_logs(lines.iter().map(String::as_str)) {
+                    self.named = Some((cause, line.to_owned()));
+                }
+                lines.into_iter().for_each(|line| push_kept(&mut self.logs, line));
             }
             What::SetupFailed { logs } => {
                 for log in &logs {
@@ -374,7 +389,10 @@ impl Watch {
             return;
         }
         let (spent, still) = (now.saturating_sub(self.since), now.saturating_sub(self.alive));
-        let (limit, still_limit) = (self.limits.of(self.phase), self.limits.still());
+        let limit = self.limits.of(self.phase);
+        // a Setup that has named what is wrong and stands still asks somebody
+        let named = self.named.clone().filter(|_| self.phase == Phase::Copying);
+        let still_limit = self.limits.still() / if named.is_some() { NAMED_SOONER } else { 1 };
         // The agent is silent by nature, and a shutdown has its own limit.
         let can_be_still = self.phase < Phase::Agent;
         let is_still = can_be_still && still >= still_limit;
@@ -396,7 +414,14 @@ impl Watch {
                 .filter(|_| self.phase == Phase::FirstLogon)
                 .map(|name| format!("last action: {name}")),
         );
-        self.fail(cause::of_silence(self.phase, &silence), seen, now, acts);
+        let cause = match named {
+            Some((cause, line)) => {
+                seen.insert(0, line);
+                cause
+            }
+            None => cause::of_silence(self.phase, &silence),
+        };
+        self.fail(cause, seen, now, acts);
     }
 
     fn fail(&mut self, cause: Cause, mut seen: Vec<String>, now: Duration, acts: &mut Vec<Act>) {

@@ -118,6 +118,14 @@ pub enum What {
         #[serde(default)]
         logs: Vec<LogTail>,
     },
+    /// Errors in the logs of Windows Setup, while it runs: it may go on all the same.
+    SetupLog {
+        /// Path in the guest.
+        file: String,
+        /// Oldest first.
+        #[serde(default)]
+        lines: Vec<String>,
+    },
     /// An event of a later version.
     #[serde(other)]
     Unknown,
@@ -241,6 +249,10 @@ impl What {
                 logs.retain(|log| !log.lines.is_empty());
                 logs.iter_mut().max_by_key(|log| log.lines.len()).map(|log| log.lines.remove(0)).is_some()
             }
+            Self::SetupLog { lines, .. } if lines.len() > 1 => {
+                lines.remove(0);
+                true
+            }
             Self::Failed { text, .. } | Self::Restarting { reason: text, .. } => halve(text),
             Self::Ended { note: Some(note), .. } => halve(note),
             Self::Begun { name, .. } | Self::Ended { name, .. } => halve(name),
@@ -269,6 +281,10 @@ impl What {
                     bound_text(&mut log.file);
                     bound_list(&mut log.lines);
                 }
+            }
+            Self::SetupLog { file, lines } => {
+                bound_text(file);
+                bound_list(lines);
             }
             Self::Unknown => {}
         }

@@ -389,6 +389,17 @@ pub fn first_logon_command(folder: &str) -> String {
     )
 }
 
+/// A command of the answer file's windowsPE pass: the same search, then the watcher of Setup's logs, beside which Setup goes
+/// on. At most 259 characters.
+#[must_use]
+pub fn watch_command(folder: &str) -> String {
+    let letters: Vec<String> = ('C'..='W').map(|c| c.to_string()).collect();
+    format!(
+        r#"cmd.exe /c for %d in ({}) do if exist %d:\{folder}\no43-guest.exe start "" /b %d:\{folder}\no43-guest.exe watch-setup"#,
+        letters.join(" ")
+    )
+}
+
 /// Text of `ErrorHandler.cmd`, which Windows Setup runs after a fatal error: the same search, then the report.
 #[must_use]
 pub fn error_handler_cmd(folder: &str) -> String {

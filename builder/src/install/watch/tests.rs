@@ -229,6 +229,46 @@ fn setup_logs_name_the_cause() {
 }
 
 #[test]
+fn an_error_in_the_log_of_a_setup_that_stands_still_is_the_cause_and_soon() {
+    let log = |text: &str| What::SetupLog {
+        file: r"X:\Windows\Panther\setupact.log".into(),
+        lines: vec![format!("2026-11-22 20:00:09, Error   IBS  {text}")],
+    };
+    let mut course = Course::new();
+    course.line(STARTING).medium(40);
+    course.said();
+    course.guest(log("language fr-FR is not available"));
+    for _ in 0..60 {
+        course.see(1000, Seen::Tick);
+    }
+    insta::assert_snapshot!(course.said(), @r"copying files: Language: X:\Windows\Panther\setupact.log: 2026-11-22 20:00:09, Error   IBS  language fr-FR is not available");
+    // a Setup that goes on was not stopped by it
+    let mut course = Course::new();
+    course.line(STARTING).medium(40);
+    course.guest(log("0x80070070 while a log was written")).see(9000, Seen::Reset).see(9000, Seen::Reset);
+    assert!(!course.said().contains("DiskFull"), "it went on");
+}
+
+#[test]
+fn a_guest_program_that_dies_by_restarts_of_others_is_an_update() {
+    let mut course = Course::copied();
+    course.see(9000, Seen::Reset).started();
+    for _ in 0..3 {
+        course.see(9000, Seen::Reset).started();
+    }
+    course.said();
+    course.guest(What::Failed {
+        action: Some(0),
+        name: "driver".into(),
+        cause: GuestCause::KeepsDying,
+        code: None,
+        text: "the guest died 3 times in this action".into(),
+        log: Vec::new(),
+    });
+    insta::assert_snapshot!(course.said(), @"first logon: UpdateTookOver: 'driver': the guest died 3 times in this action");
+}
+
+#[test]
 fn stillness_is_seen_long_before_the_phase_is_over() {
     let mut course = Course::new();
     course.line(STARTING).medium(40);

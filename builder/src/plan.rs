@@ -438,10 +438,68 @@ pub struct ChecksPlan {
     pub picture: bool,
     /// No complaint of the kernel about the card, on either side.
     pub quiet: bool,
+    /// Work that the card must do; `None` for none.
+    #[serde(default)]
+    pub work: Option<WorkWish>,
+    /// The driver version that must be running: the recipe's `driver.version`.
+    #[serde(default)]
+    pub driver_version: Option<String>,
+    /// Checks that are left out, each with its reason.
+    #[serde(default)]
+    pub skip: std::collections::BTreeMap<String, String>,
+    /// Checks of the recipe's own.
+    #[serde(default)]
+    pub own: Vec<OwnCheck>,
     /// After each of these, all of it still holds.
     pub lifecycle: Vec<Lifecycle>,
     /// How long the guest may take until its agent answers, in seconds.
     pub ready_limit: u64,
+}
+
+/// One `[[check]]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwnCheck {
+    /// What the report calls it.
+    pub name: String,
+    /// Files and folders of this host that go in, under their own names.
+    pub copy: Vec<PathBuf>,
+    /// Program and arguments, no shell.
+    pub run: Vec<String>,
+    /// Who runs it.
+    pub session: Session,
+    /// Seconds.
+    pub limit: u64,
+    /// The exit code that it must end with.
+    pub exit: i64,
+    /// A text that must be in its output.
+    pub says: Option<String>,
+    /// A JSON file that it leaves in the guest; its numbers are kept.
+    pub metrics: Option<String>,
+    /// PNG files that it leaves in the guest.
+    pub pictures: Vec<String>,
+    /// Once for each card instead of once.
+    pub each_card: bool,
+}
+
+/// Who runs a check of one's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Session {
+    /// The guest's user.
+    User,
+    /// The system: root, or a service of Windows.
+    Service,
+}
+
+/// Which work.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum WorkWish {
+    /// What the guest program's table says for this guest and card; what cannot be tried is skipped.
+    #[default]
+    Usual,
+    /// These kinds, such as `cuda` or `d3d11`, each of which must have been done.
+    Only(Vec<String>),
 }
 
 /// Something that a working card survives.

@@ -751,7 +751,7 @@ fn another_driver_is_one_new_layer() {
              4599c6302585  driver             driver 472.12, staged
     machine  2 CPUs, 4 GiB memory, 64 GiB disk, UEFI, boots from its disk, user network
     card     10de:2484
-    checks   agent, card, driver, connector, quiet
+    checks   agent, card, driver, connector, work, quiet
     note     a session of Remote Desktop takes the screen away from Parsec until somebody logs on at the console again: use one at a time
     note     Parsec: installed, not signed in: do it once with no43 view
     ");

@@ -27,6 +27,12 @@ pub(crate) struct Args {
     /// The check in which the control must fail, with all before it green
     #[arg(long, value_name = "CHECK", requires = "control")]
     control_fails_in: Option<String>,
+    /// Only these checks, and whether the guest answers at all
+    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
+    check: Vec<String>,
+    /// Not these checks; the report says that they were left out
+    #[arg(long, value_name = "CHECK", value_delimiter = ',')]
+    skip: Vec<String>,
     /// Where the folders of runs are [default: $NO43_RUNS, else ./runs]
     #[arg(long, value_name = "DIR")]
     runs: Option<PathBuf>,
@@ -49,6 +55,8 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
     let stop = stop_token().map_err(|error| broken(&error))?;
     let mut options = VerifyOptions::here().map_err(|error| broken(&format!("{error:#}")))?;
     crate::running::tend(&crate::running::runs()?)?;
+    options.choice.only = args.check.clone();
+    options.choice.skip = args.skip.iter().map(|name| (name.clone(), "--skip".to_owned())).collect();
     let mut ready = Vec::new();
     for recipe in args.recipes() {
         let prepared = prepare(&recipe, context)?;
@@ -75,6 +83,17 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
     }
     if let Some(runs) = args.runs {
         options.runs = runs;
+    }
+    if let Some((plan, _)) = ready.first() {
+        let own: Vec<String> = plan.checks.own.iter().map(|check| check.name.clone()).collect();
+        if let Some(name) = options.choice.unknown(&own).first() {
+            let names = no43_harness::checks::names().into_iter().map(str::to_owned).chain(own);
+            let names = names.collect::<Vec<_>>().join(", ");
+            return Err(Failure::new(
+                exit_codes::USAGE,
+                format!("no check is called '{name}'; there are: {names}"),
+            ));
+        }
     }
     let mut ready = ready.into_iter();
     let (plan, image) = ready.next().ok_or_else(|| broken(&"there is no recipe"))?;

@@ -135,9 +135,11 @@ fn checks_line(checks: &ChecksPlan) -> String {
         ("driver", checks.driver),
         ("connector", checks.connector),
         ("picture", checks.picture),
+        ("work", checks.work.is_some()),
         ("quiet", checks.quiet),
     ];
     let mut words: Vec<&str> = named.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect();
+    words.extend(checks.own.iter().map(|check| check.name.as_str()));
     words.extend(checks.lifecycle.iter().map(|one| match one {
         Lifecycle::Reboot => "again after reboot",
         Lifecycle::ColdStart => "again after cold start",

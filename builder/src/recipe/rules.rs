@@ -1,5 +1,6 @@
 //! From a tree whose keys and types are right to a typed recipe: the rules that need more than one key.
 
+mod checks;
 mod devices;
 mod driver;
 
@@ -15,8 +16,8 @@ use super::units;
 use super::windows::Release;
 use crate::diagnostic::{Kind, Place, Problem, Problems};
 use crate::plan::{
-    Awaited, Boot, CardFunctions, CardRequest, CardRole, ChecksPlan, Console, DiskBus, DisplayPlan, Firmware,
-    IdentityKind, Init, Lifecycle, NetworkPlan, SecretSource, UserPlan,
+    Awaited, Boot, CardFunctions, CardRequest, CardRole, Console, DiskBus, DisplayPlan, Firmware,
+    IdentityKind, Init, NetworkPlan, SecretSource, UserPlan,
 };
 use crate::schema::Form;
 
@@ -45,7 +46,7 @@ pub(super) fn recipe(
     let steps = root.items("step");
     let steps =
         steps.iter().enumerate().filter_map(|(n, step)| rules.step(n, step, &inputs, &guest)).collect();
-    let checks = rules.checks(&root.child("checks")?, !root.items("card").is_empty());
+    let checks = rules.checks(&root, &root.child("checks")?);
     let display = root.child("display")?;
     let console = if display.text("console") == "never" { Console::Never } else { Console::Always };
     let network =
@@ -570,31 +571,6 @@ impl Rules<'_> {
             }
             _ => Awaited::Run(self.not_empty(at, "run")?),
         })
-    }
-
-    fn checks(&mut self, at: &At<'_>, has_card: bool) -> ChecksPlan {
-        let mut of_card = |key: &str| {
-            let asked = at.bool(key);
-            let written = at.node(key).is_some_and(|node| !matches!(node.origin, Origin::Default { .. }));
-            if asked && !has_card && written {
-                let problem = at.spot(key).problem(Kind::Conflict, "there is no card to check");
-                self.problems.push(problem.fix("add a [[card]], or remove this key"));
-            }
-            asked && has_card
-        };
-        let lifecycle = |word: &String| match word.as_str() {
-            "reboot" => Lifecycle::Reboot,
-            _ => Lifecycle::ColdStart,
-        };
-        ChecksPlan {
-            card: of_card("card"),
-            driver: of_card("driver"),
-            connector: of_card("connector"),
-            picture: of_card("picture"),
-            quiet: of_card("quiet"),
-            lifecycle: at.texts("lifecycle").iter().map(lifecycle).collect(),
-            ready_limit: at.seconds("ready"),
-        }
     }
 }
 

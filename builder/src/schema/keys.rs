@@ -54,7 +54,7 @@ pub(crate) static RECIPE: &[Field] = &[
     key("remote", Table(REMOTE), "Ways in from other machines; everything is off unless named."),
     key("updates", Table(UPDATES), "What the guest may update by itself."),
     key("step", Tables(STEP), "Steps after the base system, each one a layer."),
-    later("check", Tables(CHECK), "Checks of one's own."),
+    key("check", Tables(CHECK), "Checks of one's own."),
     key("checks", Table(CHECKS), "What `no43 verify` must prove."),
 ];
 
@@ -325,7 +325,10 @@ static CHECK: &[Field] = &[
     key("run", TEXTS, "Program and arguments; 0 means passed."),
     key("session", OneOf(&[word("user"), word("service")]), "Who runs it."),
     key("limit", DURATION, "How long it may take."),
-    key("metrics", TEXT, "A JSON file that it leaves in the guest."),
+    key("exit", Int { min: 0, max: 255 }, "The exit code that it must end with; 0 when absent."),
+    key("says", TEXT, "A text that must be in its output."),
+    key("metrics", GUEST_PATH, "A JSON file that it leaves in the guest; its numbers are kept."),
+    key("pictures", List(&GUEST_PATH), "PNG files that it leaves in the guest."),
     key("each", OneOf(&[word("card")]), "Once for each card."),
 ];
 
@@ -336,23 +339,38 @@ static CHECKS: &[Field] = &[
     key("connector", Bool, "The driver offers a connector."),
     key("picture", Bool, "A pattern painted in the guest is on the card's own output."),
     key("quiet", Bool, "Neither kernel complains about the card."),
-    later(
+    key(
         "work",
-        List(&OneOf(&[word("d3d11"), word("d3d12"), word("vulkan"), word("cuda")])),
-        "Work that the card must do.",
+        List(&OneOf(WORK)),
+        "Work that the card must do; what is usual for guest and card when absent.",
     ),
     key(
         "lifecycle",
         List(&OneOf(&[word("reboot"), word("cold-start")])),
         "After each of these, all of it still holds.",
     ),
-    later("skip", Table(SKIP), "Checks that are left out, each with its reason."),
+    key("skip", Table(SKIP), "Checks that are left out, each with its reason."),
+];
+
+static WORK: &[Word] = &[
+    word("cuda"),
+    word("vulkan"),
+    word("d3d11"),
+    word("d3d12"),
+    word("nvenc"),
+    word("optix"),
+    word("desktop"),
 ];
 
 static SKIP: &[Field] = &[
-    key("card", TEXT, "Why."),
+    key("present", TEXT, "Why."),
+    key("no-code", TEXT, "Why."),
     key("driver", TEXT, "Why."),
+    key("version", TEXT, "Why."),
+    key("audio", TEXT, "Why."),
+    key("link", TEXT, "Why."),
     key("connector", TEXT, "Why."),
     key("picture", TEXT, "Why."),
+    key("work", TEXT, "Why."),
     key("quiet", TEXT, "Why."),
 ];

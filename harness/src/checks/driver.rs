@@ -1,11 +1,14 @@
 //! 'driver' and 'connector': a driver of the guest has the video function, and shows a connector of it.
 
 use super::{Answer, Asking, Subject, look_until};
-use crate::diagnosis::Mark;
+use crate::diagnosis::{Mark, is_windows};
 use no43_guest::protocol::{Report, Severity};
 
-/// Drivers that hold a device without driving it.
-const HOLDERS: &[&str] = &["vfio-pci", "pci-stub", "pciback"];
+/// Drivers that hold a device without driving it: Linux, then what Windows falls back to.
+const HOLDERS: &[&str] = &["vfio-pci", "pci-stub", "pciback", "BasicDisplay", "BasicRender"];
+
+/// The service that an NVIDIA card must have in Windows.
+const NVIDIA_SERVICE: &str = "nvlddmkm";
 
 pub(super) fn ask_driver(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
     let video = &card.video().guest;
@@ -23,10 +26,9 @@ pub(super) fn ask_driver(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer 
     match driver(&report, card) {
         Some(name) => Answer::holds(expected, name).details(details.collect::<Vec<_>>()),
         None => {
-            let mut answer =
-                Answer::broken(expected, format!("no driver has {video} ({})", card.video().shown_as))
-                    .details(details.collect::<Vec<_>>())
-                    .with_guest_lines(card.guest_lines(&report));
+            let mut answer = Answer::broken(expected, without_driver(&report, card))
+                .details(details.collect::<Vec<_>>())
+                .with_guest_lines(card.guest_lines(&report));
             if card.video().shown_as != card.video().id {
                 answer.marks.push(Mark::PresentAs);
             }
@@ -35,10 +37,25 @@ pub(super) fn ask_driver(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer 
     }
 }
 
+/// "no driver has …", or which one has it that does not count.
+fn without_driver(report: &Report, card: &Subject) -> String {
+    let video = card.video();
+    match report.function(&video.guest).and_then(|function| function.driver.as_deref()) {
+        Some(other) => {
+            format!("{other} has {} ({}), which is not the card's own driver", video.guest, video.shown_as)
+        }
+        None => format!("no driver has {} ({})", video.guest, video.shown_as),
+    }
+}
+
 /// The driver of the card's video function, if it is one that drives.
 fn driver<'a>(report: &'a Report, card: &Subject) -> Option<&'a str> {
-    let name = report.function(&card.video().guest)?.driver.as_deref()?;
-    (!HOLDERS.contains(&name)).then_some(name)
+    let function = report.function(&card.video().guest)?;
+    let name = function.driver.as_deref()?;
+    let holds = HOLDERS.iter().any(|holder| name.eq_ignore_ascii_case(holder));
+    let nvidia = function.node.is_some() && card.video().shown_as.to_string().starts_with("10de:");
+    let other = nvidia && !name.eq_ignore_ascii_case(NVIDIA_SERVICE);
+    (!holds && !other).then_some(name)
 }
 
 /// Has the kernel said that a driver failed on this card?
@@ -48,6 +65,12 @@ fn gave_up(report: &Report, card: &Subject) -> bool {
 
 pub(super) fn ask_connector(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
     let video = card.video().guest.clone();
+    if asking.last.as_ref().is_some_and(is_windows) {
+        return Answer::skipped(
+            "",
+            "Windows has no DRM connectors; 'work' shows whether a desktop is on the card",
+        );
+    }
     let expected = format!("a DRM connector whose parent is {video}");
     let limit = asking.limits.driver;
     let report = match look_until(asking, limit, |r| r.connectors_of(&video).next().is_some()) {

@@ -5,23 +5,28 @@
 
 mod driver;
 mod given_back;
+mod identity;
+mod own;
 mod picture;
 mod present;
 mod quiet;
 mod seams;
 mod subject;
+mod windows;
+mod work;
 
 pub use given_back::{Returned, given_back};
+pub use own::Ran;
 pub use picture::is_placeholder;
-pub use seams::{Capability, Eye, Guest};
+pub use seams::{Capability, Complaints, Eye, Guest, HostEye};
 pub use subject::{Subject, SubjectFunction};
 
-use crate::diagnosis::Mark;
+use crate::diagnosis::{Facts, Mark, facts_of_report, is_windows};
 use crate::evidence::{CheckResult, Fact, Outcome, Recorder, Round};
 use crate::stop::Stop;
 use crate::verdict::FailureKind;
 use crate::words;
-use no43_builder::plan::ChecksPlan;
+use no43_builder::plan::{ChecksPlan, WorkWish};
 use no43_guest::protocol::Report;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -70,13 +75,23 @@ pub enum Check {
     Agent,
     /// Every function of the card is there, with ids and BAR sizes.
     Present,
+    /// Windows has no problem code on any function.
+    NoCode,
     /// A driver has the video function.
     Driver,
+    /// The driver has the version that the recipe asks for.
+    Version,
+    /// The audio function has a driver.
+    Audio,
+    /// The link is as wide as on the host.
+    Link,
     /// The card has a DRM connector.
     Connector,
     /// What the guest paints is on the card's own output.
     Picture,
-    /// The guest's kernel does not complain about the card.
+    /// The card does work with known answers.
+    Work,
+    /// Neither side complains about the card.
     Quiet,
     /// The host has its drivers back.
     GivenBack,
@@ -86,6 +101,7 @@ pub enum Check {
 struct Row {
     check: Check,
     name: &'static str,
+    layer: Layer,
     /// What must have passed before.
     needs: &'static [Check],
     wanted: fn(&ChecksPlan) -> bool,
@@ -96,27 +112,98 @@ struct Row {
 enum Ask {
     Guest(fn(&mut Asking<'_, '_>) -> Answer),
     Card(fn(&mut Asking<'_, '_>, &Subject) -> Answer),
+    /// The same, and only of a Windows.
+    WindowsCard(fn(&mut Asking<'_, '_>, &Subject) -> Answer),
+}
+
+/// What a check is about; each layer rests on the one before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Layer {
+    /// The machine and its guest program.
+    Machine,
+    /// Devices and their state.
+    Pnp,
+    /// The right card with the right driver.
+    Identity,
+    /// It does what it is for.
+    Work,
+    /// And nobody complains.
+    Quiet,
+}
+
+impl Layer {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Machine => "machine",
+            Self::Pnp => "pnp",
+            Self::Identity => "identity",
+            Self::Work => "work",
+            Self::Quiet => "quiet",
+        }
+    }
 }
 
 const ROWS: &[Row] = &[
-    Row { check: Check::Agent, name: "agent", needs: &[], wanted: |_| true, ask: Ask::Guest(agent) },
+    Row {
+        check: Check::Agent,
+        name: "agent",
+        layer: Layer::Machine,
+        needs: &[],
+        wanted: |_| true,
+        ask: Ask::Guest(agent),
+    },
     Row {
         check: Check::Present,
         name: "present",
+        layer: Layer::Pnp,
         needs: &[Check::Agent],
         wanted: |c| c.card,
         ask: Ask::Card(present::ask),
     },
     Row {
+        check: Check::NoCode,
+        name: "no code",
+        layer: Layer::Pnp,
+        needs: &[Check::Agent],
+        wanted: |c| c.card,
+        ask: Ask::WindowsCard(windows::ask),
+    },
+    Row {
         check: Check::Driver,
         name: "driver",
+        layer: Layer::Identity,
         needs: &[Check::Agent],
         wanted: |c| c.driver,
         ask: Ask::Card(driver::ask_driver),
     },
     Row {
+        check: Check::Version,
+        name: "version",
+        layer: Layer::Identity,
+        needs: &[Check::Agent, Check::Driver],
+        wanted: |c| c.driver && c.driver_version.is_some(),
+        ask: Ask::Card(identity::ask_version),
+    },
+    Row {
+        check: Check::Audio,
+        name: "audio",
+        layer: Layer::Identity,
+        needs: &[Check::Agent],
+        wanted: |c| c.card,
+        ask: Ask::Card(identity::ask_audio),
+    },
+    Row {
+        check: Check::Link,
+        name: "link",
+        layer: Layer::Identity,
+        needs: &[Check::Agent, Check::Present],
+        wanted: |c| c.card,
+        ask: Ask::Card(identity::ask_link),
+    },
+    Row {
         check: Check::Connector,
         name: "connector",
+        layer: Layer::Identity,
         needs: &[Check::Agent, Check::Driver],
         wanted: |c| c.connector,
         ask: Ask::Card(driver::ask_connector),
@@ -124,13 +211,23 @@ const ROWS: &[Row] = &[
     Row {
         check: Check::Picture,
         name: "picture",
+        layer: Layer::Work,
         needs: &[Check::Agent, Check::Driver, Check::Connector],
         wanted: |c| c.picture,
         ask: Ask::Card(picture::ask),
     },
     Row {
+        check: Check::Work,
+        name: "work",
+        layer: Layer::Work,
+        needs: &[Check::Agent, Check::Driver],
+        wanted: |c| c.work.is_some(),
+        ask: Ask::Card(work::ask),
+    },
+    Row {
         check: Check::Quiet,
         name: "quiet",
+        layer: Layer::Quiet,
         needs: &[Check::Agent],
         wanted: |c| c.quiet,
         ask: Ask::Card(quiet::ask),
@@ -158,8 +255,46 @@ pub struct Asking<'a, 'r> {
     pub round: Round,
     /// What must be there: a check that would be skipped for lack of it fails instead.
     pub required: &'a [Capability],
+    /// This host's own view of the cards.
+    pub host: Option<&'a mut dyn HostEye>,
+    /// The driver version that the recipe asks for.
+    pub driver_version: Option<String>,
+    /// The work that the card must do.
+    pub work: WorkWish,
+    /// The guest's user, for checks of one's own.
+    pub user: Option<String>,
+    /// Which checks are asked at all.
+    pub choice: &'a Choice,
+    /// The guest's last report.
+    pub last: Option<Report>,
     /// Seeds of the pictures painted so far, by card: a stale picture is recognised by them.
     pub seeds: &'a mut HashMap<String, u64>,
+}
+
+/// Which checks a run asks: `--check` and `--skip`, and `[checks] skip`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Choice {
+    /// Only these, and what they rest on; all when empty.
+    pub only: Vec<String>,
+    /// Not these, with the reason that the report gives.
+    pub skip: Vec<(String, String)>,
+}
+
+impl Choice {
+    /// The names in it that no check has; `own` are the checks of the recipe itself.
+    pub fn unknown(&self, own: &[String]) -> Vec<String> {
+        let known = names();
+        let all = self.only.iter().chain(self.skip.iter().map(|(name, _)| name));
+        all.filter(|name| !known.contains(&name.as_str()) && !own.contains(name)).cloned().collect()
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|one| one == name)
+    }
+
+    fn skips(&self, name: &str) -> Option<&str> {
+        self.skip.iter().find(|(one, _)| one == name).map(|(_, why)| why.as_str())
+    }
 }
 
 /// What a check found.
@@ -173,6 +308,7 @@ pub struct Answer {
     guest_lines: Vec<String>,
     evidence: Vec<String>,
     marks: Vec<Mark>,
+    metrics: Vec<Fact>,
 }
 
 impl Answer {
@@ -186,6 +322,7 @@ impl Answer {
             guest_lines: Vec::new(),
             evidence: Vec::new(),
             marks: Vec::new(),
+            metrics: Vec::new(),
         }
     }
 
@@ -226,6 +363,8 @@ pub struct RoundResult {
     pub failure: Option<(CheckResult, FailureKind)>,
     /// Facts that a diagnosis can lean on.
     pub marks: Vec<Mark>,
+    /// What the guest said about itself and the cards.
+    pub facts: Facts,
     /// The guest's boot id, to see that a reboot was one.
     pub boot_id: Option<String>,
 }
@@ -235,7 +374,16 @@ pub fn run_round(plan: &ChecksPlan, cards: &[Subject], asking: &mut Asking<'_, '
     let mut round = RoundResult::default();
     let mut passed: Vec<(Check, String)> = Vec::new();
     for row in ROWS.iter().filter(|row| (row.wanted)(plan)) {
+        if row.check != Check::Agent && !asking.choice.wants(row.name) {
+            continue;
+        }
         match row.ask {
+            Ask::WindowsCard(_) if !asking.last.as_ref().is_some_and(is_windows) => {}
+            Ask::WindowsCard(ask) => {
+                for card in cards {
+                    step(row, &card.slot, asking, &mut passed, &mut round, |asking| ask(asking, card));
+                }
+            }
             Ask::Guest(ask) => step(row, "", asking, &mut passed, &mut round, ask),
             Ask::Card(ask) => {
                 for card in cards {
@@ -247,8 +395,41 @@ pub fn run_round(plan: &ChecksPlan, cards: &[Subject], asking: &mut Asking<'_, '
             break;
         }
     }
+    own_checks(plan, cards, asking, &mut round);
+    if let Some(report) = &asking.last {
+        round.facts = facts_of_report(report, cards);
+    }
     round.boot_id = asking.guest.last_boot_id();
     round
+}
+
+/// The recipe's own checks, after all others: they need a guest that answers.
+fn own_checks(plan: &ChecksPlan, cards: &[Subject], asking: &mut Asking<'_, '_>, round: &mut RoundResult) {
+    let answers = round.results.iter().any(|r| r.check == name_of(Check::Agent) && r.passed());
+    for check in plan.own.iter().filter(|check| asking.choice.wants(&check.name)) {
+        let whom: Vec<Option<&Subject>> =
+            if check.each_card { cards.iter().map(Some).collect() } else { vec![None] };
+        for card in whom {
+            if asking.stop.is_set() {
+                return;
+            }
+            let began = Instant::now();
+            let answer = match (asking.choice.skips(&check.name), answers) {
+                (Some(why), _) => Answer::skipped("", format!("left out: {why}")),
+                (None, false) => Answer::skipped("", "'agent' does not hold, so there is nothing to ask"),
+                (None, true) => own::ask(check, asking, card),
+            };
+            let kind = answer.kind;
+            let slot = card.map_or("", |card| card.slot.as_str());
+            let mut result = result_of(&check.name, slot, asking.round, answer, began.elapsed());
+            result.layer = "own".into();
+            if result.failed() && round.failure.is_none() {
+                round.failure = Some((result.clone(), kind));
+            }
+            asking.recorder.check(result.clone());
+            round.results.push(result);
+        }
+    }
 }
 
 fn step(
@@ -262,17 +443,20 @@ fn step(
     let began = Instant::now();
     // what was not asked for cannot be missing
     let missing = row.needs.iter().find(|need| {
-        let asked = round.results.iter().any(|r| r.check == name_of(**need));
+        let name = name_of(**need);
+        let asked = round.results.iter().any(|r| r.check == name) && asking.choice.skips(name).is_none();
         asked && !passed.iter().any(|(check, slot)| check == *need && (slot.is_empty() || slot == card))
     });
-    let answer = match missing {
-        Some(need) => {
+    let answer = match (asking.choice.skips(row.name), missing) {
+        (Some(why), _) => Answer::skipped("", format!("left out: {why}")),
+        (None, Some(need)) => {
             Answer::skipped("", format!("'{}' does not hold, so there is nothing to ask", name_of(*need)))
         }
-        None => ask(asking),
+        (None, None) => ask(asking),
     };
     round.marks.extend(answer.marks.iter().copied());
-    let result = result_of(row.name, card, asking.round, answer.clone(), began.elapsed());
+    let mut result = result_of(row.name, card, asking.round, answer.clone(), began.elapsed());
+    result.layer = row.layer.word().into();
     if result.passed() {
         passed.push((row.check, card.to_owned()));
     }
@@ -290,6 +474,7 @@ fn name_of(check: Check) -> &'static str {
 fn result_of(name: &str, card: &str, round: Round, answer: Answer, took: Duration) -> CheckResult {
     CheckResult {
         check: name.into(),
+        layer: String::new(),
         card: card.into(),
         round,
         answer: answer.outcome,
@@ -298,6 +483,7 @@ fn result_of(name: &str, card: &str, round: Round, answer: Answer, took: Duratio
         details: answer.details,
         guest_lines: answer.guest_lines,
         evidence: answer.evidence,
+        metrics: answer.metrics,
         took_ms: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
     }
 }
@@ -305,7 +491,9 @@ fn result_of(name: &str, card: &str, round: Round, answer: Answer, took: Duratio
 /// The first check: the guest program answers with a report.
 fn agent(asking: &mut Asking<'_, '_>) -> Answer {
     let expected = "the guest's agent runs no43-guest, and it answers with a report";
-    match asking.guest.report() {
+    let report = asking.guest.report();
+    asking.last = report.as_ref().ok().cloned();
+    match report {
         Ok(report) => {
             let facts = facts_of(&report);
             let seen = facts.iter().map(|f| f.value.as_str()).collect::<Vec<_>>().join(", ");
@@ -336,6 +524,7 @@ fn look_until(
     let began = Instant::now();
     loop {
         let report = asking.guest.report()?;
+        asking.last = Some(report.clone());
         if settled(&report) || began.elapsed() >= limit || asking.stop.is_set() {
             return Ok(report);
         }
@@ -346,5 +535,15 @@ fn look_until(
     }
 }
 
+/// The last report, or a first one: for what does not change while the checks are asked.
+fn known_report(asking: &mut Asking<'_, '_>) -> anyhow::Result<Report> {
+    match &asking.last {
+        Some(report) => Ok(report.clone()),
+        None => look_until(asking, Duration::ZERO, |_| true),
+    }
+}
+
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod windows_tests;

@@ -13,6 +13,10 @@ pub struct Subject {
     pub slot: String,
     /// The video function first.
     pub functions: Vec<SubjectFunction>,
+    /// Functions of the card that the plan does not give to the guest: place on the host, and role.
+    pub left_out: Vec<(PciAddress, String)>,
+    /// Lanes of the link on the host; none where it knows no link.
+    pub link_width: Option<u32>,
 }
 
 /// One function of it.

@@ -6,13 +6,14 @@ use anyhow::{Result, bail};
 use image::{Rgb, RgbImage};
 use no43_guest::pattern::Pattern;
 use no43_guest::protocol::{BarKind, Connector, GuestBar, GuestFunction, LogLine, Painted, Severity};
+use no43_guest::work::WorkReport;
 use no43_host::{PciAddress, PciId};
 
-fn id(text: &str) -> PciId {
+pub(super) fn id(text: &str) -> PciId {
     text.parse().expect("an id should parse")
 }
 
-fn at(text: &str) -> PciAddress {
+pub(super) fn at(text: &str) -> PciAddress {
     text.parse().expect("an address should parse")
 }
 
@@ -41,6 +42,8 @@ fn card(shown_as: &str) -> Subject {
             ),
             function("01:00.1", "0000:01:00.1", "audio", "8086:2668", "8086:2668", &[(0, 16384)]),
         ],
+        left_out: Vec::new(),
+        link_width: None,
     }
 }
 
@@ -77,9 +80,17 @@ fn healthy() -> Report {
     }
 }
 
-struct FakeGuest {
+pub(super) struct FakeGuest {
     report: Report,
+    work: WorkReport,
     painted: Option<u64>,
+    files: HashMap<String, Vec<u8>>,
+}
+
+impl FakeGuest {
+    pub(super) fn new(report: Report, work: WorkReport) -> Self {
+        Self { report, work, painted: None, files: HashMap::new() }
+    }
 }
 
 impl Guest for FakeGuest {
@@ -103,6 +114,20 @@ impl Guest for FakeGuest {
     }
     fn unpaint(&mut self) -> Result<()> {
         Ok(())
+    }
+    fn work(&mut self, _: &str, _: &[&str]) -> Result<WorkReport> {
+        Ok(self.work.clone())
+    }
+    fn run(&mut self, argv: &[String], _: Duration) -> Result<Ran> {
+        let code = if argv.iter().any(|word| word == "fails") { 3 } else { 0 };
+        Ok(Ran { code: Some(code), output: format!("ran {}\n", argv.join(" ")) })
+    }
+    fn put(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
+        self.files.insert(path.into(), bytes.to_vec());
+        Ok(())
+    }
+    fn fetch(&mut self, path: &str, _: u64) -> Result<Vec<u8>> {
+        self.files.get(path).cloned().ok_or_else(|| anyhow::anyhow!("no such file"))
     }
     fn gone(&mut self) -> Option<String> {
         None
@@ -138,10 +163,14 @@ const ALL: ChecksPlan = ChecksPlan {
     connector: true,
     picture: true,
     quiet: false,
+    work: None,
+    driver_version: None,
+    skip: std::collections::BTreeMap::new(),
+    own: Vec::new(),
     lifecycle: Vec::new(),
     ready_limit: 60,
 };
-const NO_WAIT: Limits = Limits {
+pub(super) const NO_WAIT: Limits = Limits {
     program: Duration::ZERO,
     driver: Duration::ZERO,
     picture: Duration::ZERO,
@@ -158,7 +187,7 @@ fn ask(
     let root = tempfile::tempdir().unwrap();
     let mut sink = |_: &Record| {};
     let mut recorder = Recorder::new(RunDir::create(root.path(), "test").unwrap(), &mut sink);
-    let mut guest = FakeGuest { report, painted: None };
+    let mut guest = FakeGuest::new(report, WorkReport::default());
     let mut eye = eye.map(FakeEye);
     let mut seeds = HashMap::new();
     let mut asking = Asking {
@@ -169,13 +198,19 @@ fn ask(
         limits: NO_WAIT,
         round: Round::First,
         required,
+        host: None,
+        driver_version: None,
+        work: WorkWish::Usual,
+        user: None,
+        choice: &Choice::default(),
+        last: None,
         seeds: &mut seeds,
     };
     let result = run_round(&ALL, std::slice::from_ref(subject), &mut asking);
     (lines(&result), result)
 }
 
-fn lines(round: &RoundResult) -> String {
+pub(super) fn lines(round: &RoundResult) -> String {
     let line = |r: &CheckResult| match &r.answer {
         Outcome::Passed => format!("✔ {}: {}", r.check, r.seen),
         Outcome::Failed => format!("✘ {}: {}", r.check, r.seen),
@@ -191,6 +226,8 @@ fn a_card_that_works() {
     ✔ agent: Debian GNU/Linux 12 (bookworm), 6.1.0-40-amd64
     ✔ present: 2 of 2 functions, 1234:1111 + 8086:2668, BAR0 16 MiB, BAR2 4 KiB + BAR0 16 KiB, as on the host
     ✔ driver: bochs-drm
+    ✔ audio: snd_hda_intel
+    – link: this host knows no PCI Express link of this card, so there is nothing to compare with
     ✔ connector: Virtual-1 connected, 640x480
     ✔ picture: the pattern painted in the guest is on the card's own output (64x48, equal)
     ");
@@ -220,6 +257,8 @@ fn a_card_that_says_rtx_3070_and_cannot_work() {
     ✔ agent: Debian GNU/Linux 12 (bookworm), 6.1.0-40-amd64
     ✔ present: 2 of 2 functions, 10de:2484 + 8086:2668, BAR0 16 MiB, BAR2 4 KiB + BAR0 16 KiB, as on the host
     ✘ driver: no driver has 0000:01:00.0 (10de:2484)
+    ✔ audio: snd_hda_intel
+    – link: this host knows no PCI Express link of this card, so there is nothing to compare with
     – connector: 'driver' does not hold, so there is nothing to ask
     – picture: 'driver' does not hold, so there is nothing to ask
     ");
@@ -238,6 +277,8 @@ fn missing_functions_ids_and_small_bars_are_named() {
     ✔ agent: Debian GNU/Linux 12 (bookworm), 6.1.0-40-amd64
     ✘ present: 0000:01:00.0 video: shows 1234:1112 instead of 1234:1111; 0000:01:00.0 video: BAR0 has 8 MiB instead of 16 MiB; 0000:01:00.0 video: BAR2 (4 KiB) is missing; 0000:01:00.1 audio is not at 0000:01:00.1 in the guest
     ✔ driver: bochs-drm
+    ✘ audio: no driver has 0000:01:00.1 (8086:2668)
+    – link: 'present' does not hold, so there is nothing to ask
     ✔ connector: Virtual-1 connected, 640x480
     – picture: no eye outside the guest (capability card-capture): a lab has one, a real host needs a capture card
     ");
@@ -268,7 +309,7 @@ fn the_picture_of_the_round_before_does_not_pass() {
     let root = tempfile::tempdir().unwrap();
     let mut sink = |_: &Record| {};
     let mut recorder = Recorder::new(RunDir::create(root.path(), "test").unwrap(), &mut sink);
-    let mut guest = FakeGuest { report: healthy(), painted: None };
+    let mut guest = FakeGuest::new(healthy(), WorkReport::default());
     let mut seeds = HashMap::from([("01:00".to_owned(), 7)]);
     let mut eye = FakeEye(|_| Ok(painted(7)));
     let mut asking = Asking {
@@ -279,6 +320,12 @@ fn the_picture_of_the_round_before_does_not_pass() {
         limits: NO_WAIT,
         round: Round::AfterReboot,
         required: &[],
+        host: None,
+        driver_version: None,
+        work: WorkWish::Usual,
+        user: None,
+        choice: &Choice::default(),
+        last: None,
         seeds: &mut seeds,
     };
     let result = run_round(&ALL, &[card("1234:1111")], &mut asking);
@@ -321,4 +368,64 @@ fn what_came_back_is_compared_with_what_was_there() {
     assert_eq!(back(Some("bochs-drm")).seen, "bochs-drm and snd_hda_intel have their devices again");
     assert_eq!(back(None).seen, "01:00.0 has no driver instead of bochs-drm");
     assert!(back(Some("vfio-pci")).failed());
+}
+
+#[test]
+fn checks_of_ones_own_are_cases_like_any_other() {
+    use no43_builder::plan::{OwnCheck, Session};
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir_all(dir.path().join("bench/sub")).unwrap();
+    std::fs::write(dir.path().join("bench/sub/data"), "x").unwrap();
+    let own = |name: &str, run: &[&str], each_card: bool| OwnCheck {
+        name: name.into(),
+        copy: vec![dir.path().join("bench")],
+        run: run.iter().map(|&word| word.to_owned()).collect(),
+        session: Session::Service,
+        limit: 60,
+        exit: 0,
+        says: None,
+        metrics: None,
+        pictures: Vec::new(),
+        each_card,
+    };
+    let silent = OwnCheck { says: Some("59 fps".into()), ..own("says", &["./bench/run"], false) };
+    let counts = OwnCheck { metrics: Some("/run/out.json".into()), ..own("counts", &["./bench/run"], false) };
+    let plan = ChecksPlan {
+        own: vec![own("runs", &["./bench/run"], true), own("breaks", &["fails"], false), silent, counts],
+        ..ALL
+    };
+    let root = tempfile::tempdir().unwrap();
+    let mut sink = |_: &Record| {};
+    let mut recorder = Recorder::new(RunDir::create(root.path(), "test").unwrap(), &mut sink);
+    let mut guest = FakeGuest::new(healthy(), WorkReport::default());
+    guest.files.insert("/run/out.json".into(), br#"{"fps": 60}"#.to_vec());
+    let choice =
+        Choice { only: ["runs", "breaks", "says", "counts"].map(str::to_owned).to_vec(), skip: Vec::new() };
+    let mut asking = Asking {
+        guest: &mut guest,
+        eye: None,
+        recorder: &mut recorder,
+        stop: &Stop::new(),
+        limits: NO_WAIT,
+        round: Round::First,
+        required: &[],
+        host: None,
+        driver_version: None,
+        work: WorkWish::Usual,
+        user: None,
+        choice: &choice,
+        last: None,
+        seeds: &mut HashMap::new(),
+    };
+    let result = run_round(&plan, &[card("1234:1111")], &mut asking);
+    insta::assert_snapshot!(lines(&result), @"
+    ✔ agent: Debian GNU/Linux 12 (bookworm), 6.1.0-40-amd64
+    ✔ runs: it ended with 0
+    ✘ breaks: it ended with 3: ran env -C /run/no43-check/breaks fails
+    ✘ says: it did not say '59 fps': ran env -C /run/no43-check/says ./bench/run
+    ✔ counts: fps 60
+    ");
+    assert_eq!(result.results[1].card, "01:00");
+    assert_eq!(result.results[4].metrics[0].value, "60");
+    assert_eq!(guest.files["/run/no43-check/runs/bench/sub/data"], b"x");
 }

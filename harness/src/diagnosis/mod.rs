@@ -12,12 +12,13 @@ mod rows;
 mod rule;
 mod xid;
 
-pub(crate) use collect::{add_line, round_word, telling_host_lines};
+pub(crate) use collect::{add_line, driver_version, event_words, is_windows, round_word, telling_host_lines};
 pub use collect::{facts_of_report, facts_of_run};
 pub use facts::{Facts, NAMES, Name};
 pub use fixtures::{Rate, rate};
 pub use patterns::{PATTERNS_SOURCE, Pattern, Side, patterns};
 pub use problems::{Explained, explain, explained};
+pub(crate) use xid::number_in as xid_in;
 pub use xid::{Xid, xid, xids};
 
 use serde::{Deserialize, Serialize};

@@ -35,7 +35,7 @@ pub fn xid(number: u32) -> Option<&'static Xid> {
 }
 
 /// The number in a line of NVIDIA's kernel driver: `NVRM: Xid (PCI:0000:01:00): 79, pid=…`.
-pub(super) fn number_in(line: &str) -> Option<u32> {
+pub(crate) fn number_in(line: &str) -> Option<u32> {
     let after = line.split_once("Xid (")?.1.split_once("): ")?.1;
     let digits = after.split(|c: char| !c.is_ascii_digit()).next()?;
     digits.parse().ok()

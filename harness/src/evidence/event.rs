@@ -239,6 +239,9 @@ pub enum Outcome {
 pub struct CheckResult {
     /// Name from the table of checks, e.g. "driver".
     pub check: String,
+    /// "machine", "pnp", "identity", "work", "quiet" or "own"; empty for what is about the host.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub layer: String,
     /// Slot of the card, e.g. "01:00"; empty for a check that is about no card.
     #[serde(default)]
     pub card: String,
@@ -260,6 +263,9 @@ pub struct CheckResult {
     /// Files of the run's folder that show it: pictures, logs.
     #[serde(default)]
     pub evidence: Vec<String>,
+    /// Numbers that it measured.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub metrics: Vec<Fact>,
     /// How long it took, in milliseconds.
     pub took_ms: u64,
 }

@@ -120,13 +120,21 @@ impl Model {
             no43: run.started.no43.clone(),
             started: run.started.started.clone(),
             took_ms,
-            headline: answer.headline(),
+            headline: headline(&answer, main.without_work()),
             exit_code: exit_codes::of(&answer),
             answer,
             unreadable_lines: run.unreadable,
             main,
             control,
         }
+    }
+}
+
+/// The verdict's word; a pass says so when the card was not seen to work.
+pub(super) fn headline(answer: &Verdict, without_work: bool) -> String {
+    match answer {
+        Verdict::Passed if without_work => format!("{} without work", answer.headline()),
+        _ => answer.headline(),
     }
 }
 
@@ -186,6 +194,12 @@ impl SectionModel {
             }
             Event::RunStarted { .. } | Event::Verdict { .. } | Event::RunEnded { .. } | Event::Unknown => {}
         }
+    }
+
+    /// Work was asked for, and none was done.
+    fn without_work(&self) -> bool {
+        let mut work = self.checks.iter().filter(|check| check.check == "work").peekable();
+        work.peek().is_some() && work.all(|check| !check.passed())
     }
 
     /// How a check is called where several cards may have the same check: "picture", or "picture, card 2" from the second card on.

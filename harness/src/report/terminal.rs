@@ -49,6 +49,8 @@ pub struct Live<W: Write> {
     causes: usize,
     /// A check has told why the run fails.
     told: bool,
+    /// Was work skipped, and was any done?
+    work: (bool, bool),
     report: Option<String>,
 }
 
@@ -61,7 +63,16 @@ impl<W: Write> std::fmt::Debug for Live<W> {
 impl<W: Write> Live<W> {
     /// Prints to `out`.
     pub fn new(out: W, style: Style) -> Self {
-        Self { out, style, again: Vec::new(), again_after: "", causes: 0, told: false, report: None }
+        Self {
+            out,
+            style,
+            again: Vec::new(),
+            again_after: "",
+            causes: 0,
+            told: false,
+            work: (false, false),
+            report: None,
+        }
     }
 
     fn line(&mut self, text: &str) {
@@ -90,6 +101,9 @@ impl<W: Write> Live<W> {
             return;
         }
         self.flush_again();
+        if result.check == "work" {
+            self.work = (self.work.0 || !result.passed(), self.work.1 || result.passed());
+        }
         match &result.answer {
             Outcome::Passed => self.row(("✔", GREEN), &result.check, &result.seen),
             Outcome::Skipped { reason } => {
@@ -163,7 +177,8 @@ impl<W: Write> Live<W> {
             Verdict::Failed { .. } => BOLD_RED,
             _ => BOLD_YELLOW,
         };
-        let headline = self.style.paint(colour, &answer.headline());
+        let headline = super::model::headline(answer, self.work == (true, false));
+        let headline = self.style.paint(colour, &headline);
         if !answer.reason().is_empty() && !self.told {
             let mark = if matches!(answer, Verdict::Failed { .. }) { ("✘", RED) } else { ("–", YELLOW) };
             self.row(mark, "run", answer.reason());

@@ -61,6 +61,8 @@ impl Script {
     ) -> &mut Self {
         let card = if matches!(name, "agent" | "given back") { "" } else { "01:00" };
         let result = CheckResult {
+            layer: String::new(),
+            metrics: Vec::new(),
             check: name.into(),
             card: card.into(),
             round,
@@ -270,6 +272,8 @@ const LINE: &str = "nouveau 0000:01:00.0: unknown chipset (00000000)";
 
 fn red_driver() -> CheckResult {
     CheckResult {
+        layer: String::new(),
+        metrics: Vec::new(),
         check: "driver".into(),
         card: "01:00".into(),
         round: Round::First,

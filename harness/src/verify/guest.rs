@@ -1,20 +1,26 @@
 //! The running guest as the checks ask it: `no43-guest` through the guest agent.
 
-use crate::checks::Guest;
+use crate::checks::{Guest, Ran};
 use crate::words;
 use anyhow::{Context as _, Result, bail};
 use no43_guest::protocol::{MESSAGE_LIMIT, Painted, Report, parse_painted, parse_report};
 use no43_guest::setup::WINDOWS_PROGRAM;
+use no43_guest::work::{WorkReport, parse_work};
 use no43_machine::Machine;
-use no43_machine::agent::{ExecLimits, ExecOutput};
+use no43_machine::agent::{Agent, ExecLimits, ExecOutput};
 use std::time::Duration;
 
 /// Our program in a Linux guest; the agent looks it up in its `PATH`.
 const PROGRAM: &str = "no43-guest";
 
-/// A guest inside a machine.
+/// For all work of one card: each piece has a limit of its own in the guest, and the memory test has three minutes.
+const WORK_LIMIT: Duration = Duration::from_secs(900);
+
+/// A guest behind its agent.
 pub(crate) struct LiveGuest<'a> {
-    machine: &'a Machine,
+    agent: Agent,
+    /// Absent for a machine that is not ours: then only its agent tells whether it lives.
+    machine: Option<&'a Machine>,
     /// For one run of our program.
     limit: Duration,
     boot_id: Option<String>,
@@ -24,19 +30,22 @@ pub(crate) struct LiveGuest<'a> {
 
 impl<'a> LiveGuest<'a> {
     pub(crate) fn new(machine: &'a Machine, limit: Duration) -> Self {
-        Self { machine, limit, boot_id: None, program: None }
+        Self { agent: machine.agent(), machine: Some(machine), limit, boot_id: None, program: None }
+    }
+
+    /// Where our program is in this guest.
+    fn program(&mut self) -> &'static str {
+        *self.program.get_or_insert_with(|| {
+            let os = self.agent.os_info().ok().and_then(|os| os.id);
+            if os.as_deref() == Some("mswindows") { WINDOWS_PROGRAM } else { PROGRAM }
+        })
     }
 
     fn ask(&mut self, arguments: &[&str]) -> Result<Vec<u8>> {
-        let program = *self.program.get_or_insert_with(|| {
-            let os = self.machine.agent().os_info().ok().and_then(|os| os.id);
-            if os.as_deref() == Some("mswindows") { WINDOWS_PROGRAM } else { PROGRAM }
-        });
-        let mut argv = vec![program];
+        let mut argv = vec![self.program()];
         argv.extend_from_slice(arguments);
         let output = self
-            .machine
-            .agent()
+            .agent
             .exec(&argv, &ExecLimits::within(self.limit))
             .with_context(|| format!("failed to run '{}' in the guest", argv.join(" ")))?;
         finished(&argv, output)
@@ -77,8 +86,38 @@ impl Guest for LiveGuest<'_> {
         self.ask(&["unpaint"]).map(drop)
     }
 
+    fn work(&mut self, card: &str, only: &[&str]) -> Result<WorkReport> {
+        let mut argv = vec![self.program(), "work", "--json", "--adapter", card];
+        argv.extend(only.iter().flat_map(|name| ["--only", name]));
+        let limits = ExecLimits::within(WORK_LIMIT.max(self.limit));
+        let output =
+            self.agent.exec(&argv, &limits).context("failed to run 'no43-guest work' in the guest")?;
+        // work that failed ends with another code and tells what failed all the same
+        match parse_work(&output.stdout) {
+            Ok(report) if !output.stdout.is_empty() => Ok(report),
+            _ => finished(&argv, output).and_then(|bytes| Ok(parse_work(&bytes)?)),
+        }
+    }
+
+    fn run(&mut self, argv: &[String], limit: Duration) -> Result<Ran> {
+        let argv: Vec<&str> = argv.iter().map(String::as_str).collect();
+        let output = self.agent.exec(&argv, &ExecLimits::within(limit))?;
+        let mut text =
+            String::from_utf8_lossy(&output.stdout[..output.stdout.len().min(MESSAGE_LIMIT)]).into_owned();
+        text.push_str(&String::from_utf8_lossy(&output.stderr[..output.stderr.len().min(MESSAGE_LIMIT)]));
+        Ok(Ran { code: output.code, output: text })
+    }
+
+    fn put(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
+        self.agent.write_file(path, bytes).with_context(|| format!("failed to write {path} in the guest"))
+    }
+
+    fn fetch(&mut self, path: &str, max: u64) -> Result<Vec<u8>> {
+        self.agent.read_file(path, max).with_context(|| format!("failed to read {path} in the guest"))
+    }
+
     fn gone(&mut self) -> Option<String> {
-        let exit = self.machine.exit()?;
+        let exit = self.machine?.exit()?;
         Some(exit_words(&exit))
     }
 

@@ -11,7 +11,7 @@ pub(crate) mod run;
 pub(crate) mod spec;
 pub(crate) mod witness;
 
-use crate::checks::Capability;
+use crate::checks::{Capability, Choice};
 use crate::evidence::{CheckResult, Event, Fact, Recorder, Round, RunDir, Section, Sink};
 use crate::report;
 use crate::stop::Stop;
@@ -48,6 +48,8 @@ pub struct VerifyOptions {
     pub lab_share: PathBuf,
     /// A run that must fail, after the main one.
     pub control: Option<Control>,
+    /// Which checks are asked.
+    pub choice: Choice,
 }
 
 /// A run that must fail in one check, with all before it green.
@@ -80,6 +82,7 @@ impl VerifyOptions {
             required: lab_share.iter().map(|_| Capability::CardCapture).collect(),
             lab_share: lab_share.unwrap_or_else(|| "/no43/share".into()),
             control: None,
+            choice: Choice::default(),
         })
     }
 }
@@ -135,6 +138,14 @@ fn in_folder(
         return Verdict::failed(
             FailureKind::Harness,
             format!("no check is called '{}'; there are: {names}", control.fails_in),
+        );
+    }
+    let own: Vec<String> = plan.checks.own.iter().map(|check| check.name.clone()).collect();
+    if let Some(name) = options.choice.unknown(&own).first() {
+        let names: Vec<String> = crate::checks::names().into_iter().map(str::to_owned).chain(own).collect();
+        return Verdict::failed(
+            FailureKind::Harness,
+            format!("no check is called '{name}'; there are: {}", names.join(", ")),
         );
     }
     image_facts(image, recorder);

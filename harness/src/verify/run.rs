@@ -6,7 +6,7 @@ use super::guest::{LiveGuest, exit_words};
 use super::spec::{Borrowed, Scratch, machine_spec, subjects};
 use super::witness::Witness;
 use super::{VerifyOptions, disk};
-use crate::checks::{self, Asking, Eye, Guest, Limits, RoundResult, Subject};
+use crate::checks::{self, Asking, Choice, Eye, Guest, HostEye, Limits, RoundResult, Subject};
 use crate::diagnosis::{self, Facts, Mark};
 use crate::evidence::{CheckResult, Event, Fact, Outcome, Recorder, Round, tail};
 use crate::stop::Stop;
@@ -107,7 +107,9 @@ struct Run<'a, 'r> {
     marks: Vec<Mark>,
     /// What causes are judged by, collected on the way.
     facts: Facts,
+    guest_facts: Facts,
     witness: Option<Witness>,
+    choice: Choice,
     qemu_words: Vec<String>,
     seeds: HashMap<String, u64>,
     /// Lives as long as its machine.
@@ -133,7 +135,9 @@ pub(super) fn section(
         ended: Ended::default(),
         marks: Vec::new(),
         facts: Facts::default(),
+        guest_facts: Facts::default(),
         witness: None,
+        choice: choice(plan, options),
         qemu_words: Vec::new(),
         seeds: HashMap::new(),
         boot_id: None,
@@ -441,6 +445,12 @@ impl Run<'_, '_> {
             limits,
             round,
             required: &self.options.required,
+            host: self.witness.as_mut().map(|witness| witness as &mut dyn HostEye),
+            driver_version: self.plan.checks.driver_version.clone(),
+            work: self.plan.checks.work.clone().unwrap_or_default(),
+            user: self.plan.guest.user.as_ref().map(|user| user.name.clone()),
+            choice: &self.choice,
+            last: None,
             seeds: &mut self.seeds,
         };
         let result = checks::run_round(&self.plan.checks, subjects, &mut asking);
@@ -449,6 +459,8 @@ impl Run<'_, '_> {
         let before = std::mem::replace(&mut self.boot_id, result.boot_id.clone());
         let same_boot = round.is_again() && before.is_some() && before == self.boot_id;
         self.marks.extend(result.marks.iter().copied());
+        // the last round is the one that failed, and what it saw counts
+        self.guest_facts = result.facts.clone();
         let failure = match (gone, &result.failure) {
             (Some(words), _) => Some(Failure::new(
                 "machine",
@@ -568,6 +580,7 @@ impl Run<'_, '_> {
     fn explain(&mut self, scratch: &Scratch) {
         let Some(failure) = &self.ended.failure else { return };
         let mut facts = std::mem::take(&mut self.facts);
+        facts.merge(&self.guest_facts);
         if let Some(witness) = &mut self.witness {
             facts.merge(&witness.facts());
         }
@@ -597,6 +610,15 @@ impl Run<'_, '_> {
     }
 }
 
+/// What the command line asks for, and what the recipe leaves out.
+fn choice(plan: &Plan, options: &VerifyOptions) -> Choice {
+    let recipe = plan.checks.skip.iter().map(|(name, why)| (name.clone(), why.clone()));
+    Choice {
+        only: options.choice.only.clone(),
+        skip: options.choice.skip.iter().cloned().chain(recipe).collect(),
+    }
+}
+
 /// What recipe and plan say, as far as causes depend on it.
 fn planned_facts(plan: &Plan, cards: &[Borrowed]) -> Facts {
     let mut facts = Facts::default();
@@ -608,6 +630,7 @@ fn planned_facts(plan: &Plan, cards: &[Borrowed]) -> Facts {
     facts.add("machine.firmware", firmware);
     facts.add("machine.hypervisor-hidden", "no");
     facts.add("machine.slot", "root port");
+    facts.maybe("recipe.driver-version", plan.checks.driver_version.as_deref());
     for card in cards {
         let left_out = card.card.functions.iter().zip(&card.card.roles);
         let left_out =

@@ -173,5 +173,16 @@ fn subject(spec: &MachineSpec, index: usize, borrowed: &Borrowed, inventory: &In
     if functions.first().is_none_or(|f| f.host != borrowed.card.address) {
         bail!("[[card]] functions leaves out the video function of {}", borrowed.card.titled());
     }
-    Ok(Subject { name: borrowed.card.name.clone(), slot: borrowed.card.address.slot_name(), functions })
+    let given = |address: &PciAddress| functions.iter().any(|f| f.host == *address);
+    let whole = borrowed.card.functions.iter().zip(&borrowed.card.roles);
+    let left_out =
+        whole.filter(|(address, _)| !given(address)).map(|(a, role)| (*a, role.to_string())).collect();
+    let link = inventory.function(&borrowed.card.address).and_then(|f| f.link.as_ref());
+    Ok(Subject {
+        name: borrowed.card.name.clone(),
+        slot: borrowed.card.address.slot_name(),
+        left_out,
+        link_width: link.and_then(|link| link.width).filter(|width| *width > 0).map(u32::from),
+        functions,
+    })
 }

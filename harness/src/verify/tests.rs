@@ -45,6 +45,10 @@ pub(crate) fn plan(cards: Vec<CardWish>) -> Plan {
             driver: true,
             connector: true,
             picture: true,
+            work: None,
+            driver_version: None,
+            skip: std::collections::BTreeMap::new(),
+            own: Vec::new(),
             quiet: false,
             lifecycle: Vec::new(),
             ready_limit: 2,
@@ -165,6 +169,8 @@ fn result(check: &str, answer: Outcome) -> CheckResult {
     let round = if check == "given back" { Round::AfterRun } else { Round::First };
     let card = if matches!(check, "agent" | "given back") { "" } else { "01:00" };
     CheckResult {
+        layer: String::new(),
+        metrics: Vec::new(),
         check: check.into(),
         card: card.into(),
         round,
@@ -236,6 +242,7 @@ fn options(dir: &Path) -> VerifyOptions {
         required: Vec::new(),
         lab_share: dir.join("share"),
         control: None,
+        choice: Choice::default(),
     }
 }
 
@@ -272,7 +279,7 @@ fn an_unknown_control_check_is_named_before_anything_starts() {
     let control = Some(Control { plan: plan(Vec::new()), image: image.clone(), fails_in: "drvier".into() });
     let (answer, _) = run(&plan(Vec::new()), &VerifyOptions { control, ..options(dir.path()) }, &image);
     assert!(
-        answer.reason().contains("no check is called 'drvier'; there are: agent, present, driver"),
+        answer.reason().contains("no check is called 'drvier'; there are: agent, present, no code, driver"),
         "{answer:?}"
     );
 }

@@ -1,5 +1,6 @@
 //! What this host says about the cards of a run: sysfs before and after, PCIe error counters, and the kernel's log where it may be read.
 
+use crate::checks::{Complaints, HostEye};
 use crate::diagnosis::{Facts, telling_host_lines};
 use crate::words;
 use no43_host::{Inventory, PciAddress, Roots};
@@ -28,19 +29,26 @@ pub(crate) struct Witness {
     lines: Vec<String>,
 }
 
-/// What this host has to complain about.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Complaints {
-    /// Lines of the kernel's log about the cards, or their bridges.
-    pub(crate) lines: Vec<String>,
-    /// Uncorrected errors that were counted since the run began: "0000:00:02.0: 1 non-fatal".
-    pub(crate) errors: Vec<String>,
-    /// Corrected ones, which a link may have now and then.
-    pub(crate) corrected: Vec<String>,
-    /// Functions that left the bus.
-    pub(crate) gone: Vec<String>,
-    /// Why the kernel's log could not be read.
-    pub(crate) log_unreadable: Option<String>,
+impl HostEye for Witness {
+    fn complaints(&mut self) -> Complaints {
+        self.read_log();
+        let (mut errors, mut corrected) = (Vec::new(), Vec::new());
+        for ((address, kind), count) in self.errors() {
+            let more = count.saturating_sub(self.errors_before.get(&(address, kind)).copied().unwrap_or(0));
+            if more > 0 {
+                let list = if kind == "correctable" { &mut corrected } else { &mut errors };
+                list.push(format!("{address}: {more} {kind}"));
+            }
+        }
+        let gone = self.functions.iter().filter(|address| !self.device(address).exists());
+        Complaints {
+            lines: self.lines.clone(),
+            errors,
+            corrected,
+            gone: gone.map(ToString::to_string).collect(),
+            log_unreadable: self.log.as_ref().err().cloned(),
+        }
+    }
 }
 
 impl Witness {
@@ -118,28 +126,7 @@ impl Witness {
         facts
     }
 
-    /// What happened since the run began.
-    pub(crate) fn complaints(&mut self) -> Complaints {
-        self.read_log();
-        let (mut errors, mut corrected) = (Vec::new(), Vec::new());
-        for ((address, kind), count) in self.errors() {
-            let more = count.saturating_sub(self.errors_before.get(&(address, kind)).copied().unwrap_or(0));
-            if more > 0 {
-                let list = if kind == "correctable" { &mut corrected } else { &mut errors };
-                list.push(format!("{address}: {more} {kind}"));
-            }
-        }
-        let gone = self.functions.iter().filter(|address| !self.device(address).exists());
-        Complaints {
-            lines: self.lines.clone(),
-            errors,
-            corrected,
-            gone: gone.map(ToString::to_string).collect(),
-            log_unreadable: self.log.as_ref().err().cloned(),
-        }
-    }
-
-    /// The same as facts, with the state of the cards now.
+    /// What happened since the run began, as facts, with the state of the cards now.
     pub(crate) fn facts(&mut self) -> Facts {
         let seen = self.complaints();
         let mut facts = Facts::default();

@@ -29,13 +29,16 @@ fn checks(report: &Value) -> Result<Vec<(String, bool)>> {
         let name = at(check, "/check")?.as_str().context("a name is text")?.to_owned();
         Ok((name, at(check, "/answer/outcome")? == "passed"))
     };
-    list.iter().map(one).collect()
+    list.iter().map(one).collect::<Result<_>>()
 }
 
 pub(crate) fn one_card(scene: &Scene) -> Result<()> {
     let seen = verify(scene, "lab-guest.toml", &[])?.ok()?.must_say(&["PASSED", "report.html"])?;
     let checks = checks(&report(scene)?)?;
-    ensure!(checks.iter().all(|c| c.1), "passed, although: {checks:?}");
+    // what the lab's cards cannot show is skipped: they have no link, and compute nothing
+    let bad = |c: &&(String, bool)| !c.1 && !["link", "work"].contains(&c.0.as_str());
+    ensure!(checks.iter().find(bad).is_none(), "passed, although: {checks:?}");
+    let seen = seen.must_say(&["PASSED without work"])?;
     for name in ["present", "driver", "connector", "picture"] {
         let times = checks.iter().filter(|c| c.0 == name).count();
         ensure!(
@@ -56,7 +59,7 @@ pub(crate) fn negative_control(scene: &Scene) -> Result<()> {
     let seen = verify(scene, "lab-control.toml", &[])?.done()?.must_exit(code::FAILED_GUEST)?;
     seen.must_say(&["FAILED", "unknown chipset"])?;
     let checks = checks(&report(scene)?)?;
-    let failed = checks.iter().position(|c| !c.1).context("something failed")?;
+    let failed = checks.iter().position(|c| !c.1 && c.0 != "link").context("something failed")?;
     ensure!(checks[failed].0 == "driver", "it failed in {:?} of {checks:?}", checks[failed]);
     ensure!(failed > 0, "nothing was green before the driver: {checks:?}");
     Ok(())

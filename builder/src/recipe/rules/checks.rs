@@ -1,0 +1,124 @@
+//! The rules of `[checks]` and `[[check]]`: what `no43 verify` proves.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{At, Rules, host_path};
+use crate::diagnostic::Kind;
+use crate::plan::{ChecksPlan, Lifecycle, OwnCheck, Session, WorkWish};
+use crate::recipe::tree::{Node, Origin, Value};
+
+impl Rules<'_> {
+    pub(super) fn checks(&mut self, root: &At<'_>, at: &At<'_>) -> ChecksPlan {
+        let has_card = !root.items("card").is_empty();
+        let own = self.own_checks(root, has_card);
+        let mut of_card = |key: &str| {
+            let asked = at.bool(key);
+            let written = at.node(key).is_some_and(|node| !matches!(node.origin, Origin::Default { .. }));
+            if asked && !has_card && written {
+                let problem = at.spot(key).problem(Kind::Conflict, "there is no card to check");
+                self.problems.push(problem.fix("add a [[card]], or remove this key"));
+            }
+            asked && has_card
+        };
+        let lifecycle = |word: &String| match word.as_str() {
+            "reboot" => Lifecycle::Reboot,
+            _ => Lifecycle::ColdStart,
+        };
+        ChecksPlan {
+            card: of_card("card"),
+            driver: of_card("driver"),
+            connector: of_card("connector"),
+            picture: of_card("picture"),
+            quiet: of_card("quiet"),
+            work: work(at).filter(|_| has_card),
+            driver_version: root.child("driver").and_then(|driver| driver.owned("version")),
+            skip: skip(at),
+            own,
+            lifecycle: at.texts("lifecycle").iter().map(lifecycle).collect(),
+            ready_limit: at.seconds("ready"),
+        }
+    }
+
+    fn own_checks(&mut self, root: &At<'_>, has_card: bool) -> Vec<OwnCheck> {
+        let has_user = root.child("guest").is_some_and(|guest| guest.child("user").is_some());
+        let mut names = BTreeSet::new();
+        let mut all = Vec::new();
+        for at in root.items("check") {
+            let Some(check) = self.own_check(&at, has_card, has_user) else { continue };
+            if !names.insert(check.name.clone()) {
+                let what = format!("there are two checks '{}'", check.name);
+                self.push(at.spot("name").problem(Kind::Conflict, what).fix("give each a name of its own"));
+            }
+            all.push(check);
+        }
+        all
+    }
+
+    fn own_check(&mut self, at: &At<'_>, has_card: bool, has_user: bool) -> Option<OwnCheck> {
+        let Some(name) = at.owned("name") else {
+            let problem = at.here().problem(Kind::Missing, "the check's name is missing");
+            self.push(problem.fix("add name = \"…\": the report shows it"));
+            return None;
+        };
+        let run = at.texts("run");
+        if run.is_empty() {
+            let problem = at.spot("run").problem(Kind::Missing, "it does not say what is run");
+            self.push(problem.fix("add run = [\"program\", \"argument\"]"));
+            return None;
+        }
+        let session = if at.text("session") == "user" { Session::User } else { Session::Service };
+        if session == Session::User && self.windows {
+            self.not_yet(&at.spot("session"), "session");
+        } else if session == Session::User && !has_user {
+            let problem = at.spot("session").problem(Kind::Conflict, "this guest has no user");
+            self.push(problem.fix("add guest.user, or write session = \"service\""));
+        }
+        let each_card = at.text("each") == "card";
+        if each_card && !has_card {
+            let problem = at.spot("each").problem(Kind::Conflict, "there is no card");
+            self.push(problem.fix("add a [[card]], or remove this key"));
+        }
+        if let Some(path) = at.opt_text("metrics") {
+            self.guest_path(at, "metrics", path);
+        }
+        let pictures = at.texts("pictures");
+        pictures.iter().for_each(|path| self.guest_path(at, "pictures", path));
+        Some(OwnCheck {
+            name,
+            copy: paths(at, "copy"),
+            run,
+            session,
+            limit: at.seconds("limit"),
+            exit: at.int("exit").map_or(0, i64::from),
+            says: at.owned("says"),
+            metrics: at.owned("metrics"),
+            pictures,
+            each_card,
+        })
+    }
+}
+
+fn work(at: &At<'_>) -> Option<WorkWish> {
+    match (at.node("work").is_some(), at.texts("work")) {
+        (false, _) => Some(WorkWish::Usual),
+        (true, kinds) if kinds.is_empty() => None,
+        (true, kinds) => Some(WorkWish::Only(kinds)),
+    }
+}
+
+/// By the checks' own names: a key cannot hold a blank, so that `no-code` is the check 'no code'.
+fn skip(at: &At<'_>) -> BTreeMap<String, String> {
+    let Some(skip) = at.child("skip") else { return BTreeMap::new() };
+    let names = skip.table.0.iter().map(|entry| entry.key.clone());
+    names.filter_map(|name| Some((name.replace('-', " "), skip.owned(&name)?))).collect()
+}
+
+/// Host paths; relative ones count from the file that says so.
+fn paths(at: &At<'_>, key: &str) -> Vec<std::path::PathBuf> {
+    let Some(Node { value: Value::List(items), .. }) = at.node(key) else { return Vec::new() };
+    let path = |node: &Node| match &node.value {
+        Value::Text(text) => Some(host_path(text, &node.origin)),
+        _ => None,
+    };
+    items.iter().filter_map(path).collect()
+}

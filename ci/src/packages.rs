@@ -99,6 +99,12 @@ pub(crate) const PACKAGES: &[Package] = &[
     package(Tier::Test, "gcc-mingw-w64-x86-64-win32", "linker and C library for Windows programs (57 MB)"),
     package(Tier::Test, "wine64", "runs no43-guest.exe (103 MB with its libraries)"),
     package(Tier::Test, "wine", "the command wine"),
+    package(Tier::Test, "libvulkan1", "loader of Vulkan, for the GPU work of the guest program"),
+    package(
+        Tier::Test,
+        "mesa-vulkan-drivers",
+        "Vulkan on the processor (9 MB; its LLVM comes with QEMU's OpenGL, too)",
+    ),
     package(Tier::Test, "wixl", "makes a small Windows Installer package to install under Wine"),
     package(Tier::Bench, "7zip", "7zz: the peer of looking into discs and driver packages"),
     package(Tier::Bench, "time", "largest resident memory of a process"),

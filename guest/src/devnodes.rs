@@ -194,6 +194,15 @@ fn class(ids: &[String]) -> Option<String> {
     Some(format!("{longest:0<6}"))
 }
 
+/// The element `HypervisorLaunchType` of a boot entry: a little-endian number, 0 off, 1 auto.
+pub(crate) fn launch_type(bytes: &[u8]) -> Option<String> {
+    Some(match bytes.try_into().ok().map(u64::from_le_bytes)? {
+        0 => "off".into(),
+        1 => "auto".into(),
+        number => number.to_string(),
+    })
+}
+
 /// One text, or several with a NUL after each.
 fn utf16_texts(bytes: &[u8]) -> Vec<String> {
     let units: Vec<u16> = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
@@ -268,6 +277,13 @@ mod tests {
     }
 
     const CARD: &str = r"PCI\VEN_10DE&DEV_2484&SUBSYS_146B10DE&REV_A1\4&1A2B&0&0008";
+
+    #[test]
+    fn launch_types_have_names() {
+        let of = |number: u64| launch_type(&number.to_le_bytes());
+        assert_eq!([of(0), of(1), of(7)], [Some("off".into()), Some("auto".into()), Some("7".into())]);
+        assert_eq!(launch_type(&[1]), None);
+    }
 
     #[test]
     fn a_card_with_code_43() {

@@ -11,8 +11,11 @@ compile_error!("the guest program exists for Linux and Windows guests only; its 
 #[cfg(any(windows, test))]
 mod devnodes;
 mod executor;
+mod gpu;
 #[cfg(target_os = "linux")]
 mod linux;
+#[expect(unsafe_code, reason = "calls of drivers' libraries, each wrapped in a safe function here")]
+mod native;
 mod setup_command;
 mod setup_watch;
 #[cfg(windows)]
@@ -64,6 +67,16 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         from: Option<PathBuf>,
     },
+    /// Do GPU work with known answers on a card, and say how each piece ended
+    Work {
+        #[command(flatten)]
+        options: gpu::Options,
+    },
+    #[command(hide = true)]
+    WorkItem {
+        #[command(flatten)]
+        item: gpu::Item,
+    },
     #[command(flatten)]
     System(system::Task),
 }
@@ -101,6 +114,10 @@ fn run(cli: Cli) -> Result<u8> {
         Some(Task::FirstStart { from }) => {
             return Ok(if setup_command::first_start(from.as_deref())? { 0 } else { 1 });
         }
+        Some(Task::Work { options }) => {
+            return Ok(if options.run(&system::functions())? { 0 } else { 1 });
+        }
+        Some(Task::WorkItem { item }) => item.run(&system::functions())?,
         Some(Task::System(task)) => task.run()?,
     }
     Ok(0)

@@ -137,6 +137,14 @@ pub fn parse_work(bytes: &[u8]) -> Result<WorkReport, MessageError> {
     parse(bytes)
 }
 
+/// Reads one [`WorkResult`], as the process of one piece of work prints it.
+///
+/// # Errors
+/// As [`parse_work`].
+pub fn parse_result(bytes: &[u8]) -> Result<WorkResult, MessageError> {
+    parse(bytes)
+}
+
 /// A piece of work that the program can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {
@@ -164,6 +172,11 @@ const fn work(name: &'static str, guests: &'static [&'static str], shows: &'stat
     Work { name, shows, guests, vendors: &[], on_request: false, session: false, limit_seconds: 60 }
 }
 
+/// Named in recipes, and not done by this version.
+const fn later(work: Work) -> Work {
+    Work { on_request: true, ..work }
+}
+
 /// All work, in the order in which it is done. Which of it is the default for a guest and a card follows from the
 /// columns `guests` and `vendors`.
 pub const WORK: &[Work] = &[
@@ -178,16 +191,14 @@ pub const WORK: &[Work] = &[
         ..work("cuda-copy", BOTH, "bytes go to the card and come back unchanged, how fast")
     },
     work("vulkan-compute", BOTH, "a Vulkan compute shader computes what it must"),
-    work("d3d11-scene", WINDOWS, "Direct3D 11 renders a scene as it must"),
-    work("d3d12-scene", WINDOWS, "Direct3D 12 renders a scene as it must"),
-    Work { vendors: NVIDIA, ..work("nvenc-frame", BOTH, "the encoder makes an H.264 frame") },
-    Work {
-        vendors: NVIDIA,
-        ..work("optix-trace", BOTH, "the library of OptiX loads and answers for its version")
-    },
+    // No program does these yet: they are here so that asking for one is told as skipped, with that reason.
+    later(work("d3d11-scene", WINDOWS, "Direct3D 11 renders a scene as it must")),
+    later(work("d3d12-scene", WINDOWS, "Direct3D 12 renders a scene as it must")),
+    later(work("nvenc-frame", BOTH, "the encoder makes an H.264 frame")),
+    later(work("optix-trace", BOTH, "OptiX traces rays with a known sum")),
     Work {
         session: true,
-        ..work("desktop-picture", WINDOWS, "the desktop is shown by the card, as a picture")
+        ..later(work("desktop-picture", WINDOWS, "the card shows the desktop, as a picture"))
     },
 ];
 
@@ -207,10 +218,10 @@ mod tests {
     #[test]
     fn what_is_done_by_default() {
         let names = |guest, vendor| default_work(guest, vendor).map(|w| w.name).collect::<Vec<_>>().join(" ");
-        insta::assert_snapshot!(names("linux", Some(0x10de)), @"cuda-checksum cuda-memory cuda-copy vulkan-compute nvenc-frame optix-trace");
-        insta::assert_snapshot!(names("windows", Some(0x10de)), @"cuda-checksum cuda-memory cuda-copy vulkan-compute d3d11-scene d3d12-scene nvenc-frame optix-trace desktop-picture");
+        insta::assert_snapshot!(names("linux", Some(0x10de)), @"cuda-checksum cuda-memory cuda-copy vulkan-compute");
+        insta::assert_snapshot!(names("windows", Some(0x10de)), @"cuda-checksum cuda-memory cuda-copy vulkan-compute");
         insta::assert_snapshot!(names("linux", Some(0x1234)), @"vulkan-compute");
-        insta::assert_snapshot!(names("windows", None), @"vulkan-compute d3d11-scene d3d12-scene desktop-picture");
+        insta::assert_snapshot!(names("windows", None), @"vulkan-compute");
     }
 
     #[test]

@@ -5,11 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
+use no43_guest::protocol::GuestFunction;
 use no43_guest::setup::first_start::{FirstStart, FirstStarted};
 
 use super::power::{self, Ending};
 use super::setup::Linux;
-use super::{Root, init, paint, report};
+use super::{Root, init, paint, pci, report};
 use crate::setup_command::RESTART_DUE;
 
 #[derive(Subcommand)]
@@ -97,6 +98,11 @@ impl Task {
         }
         Ok(())
     }
+}
+
+/// The functions of this guest's cards; what cannot be read is not there.
+pub(crate) fn functions() -> Vec<GuestFunction> {
+    pci::functions(&Root::real(), &mut Vec::new())
 }
 
 /// What carries out set-up plans here.

@@ -12,7 +12,9 @@ pub(crate) mod report;
 mod scanout;
 pub(crate) mod setup;
 
-pub(crate) use command::{Task, actor, called_by_another_name, first_start, power_off, restart, setup_logs};
+pub(crate) use command::{
+    Task, actor, called_by_another_name, first_start, functions, power_off, restart, setup_logs,
+};
 
 use std::fs::File;
 use std::io::{self, Read};

@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
+use no43_guest::protocol::GuestFunction;
 use no43_guest::setup::first_start::{FirstStart, FirstStarted};
 
-use super::api::machine;
+use super::api::{devices, machine};
 use super::report;
 use super::setup::{self, Windows};
+use crate::devnodes;
 
 #[derive(Subcommand)]
 pub(crate) enum Task {
@@ -34,6 +36,11 @@ impl Task {
         }
         Ok(())
     }
+}
+
+/// The functions of this guest's cards; what cannot be read is not there.
+pub(crate) fn functions() -> Vec<GuestFunction> {
+    devices::pci_nodes().map(|nodes| devnodes::functions(&nodes, &mut Vec::new())).unwrap_or_default()
 }
 
 /// What carries out set-up plans here.

@@ -7,4 +7,4 @@ mod report;
 pub(crate) mod service;
 mod setup;
 
-pub(crate) use command::{Task, actor, first_start, power_off, restart, setup_logs};
+pub(crate) use command::{Task, actor, first_start, functions, power_off, restart, setup_logs};

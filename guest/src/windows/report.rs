@@ -21,7 +21,7 @@ const MEMORY_INTEGRITY: &str =
 /// Everything that the guest can say about its cards.
 pub(super) fn report() -> Report {
     // Said once and not guessed: this version has no source for them in Windows.
-    let mut unknown: Vec<String> = ["BARs", "connectors", "event log", "boot id"]
+    let mut unknown: Vec<String> = ["BARs", "connectors", "event log", "boot id", "vbs"]
         .map(|what| format!("{what}: not read in Windows"))
         .into();
     let nodes = devices::pci_nodes().unwrap_or_else(|error| {
@@ -39,6 +39,8 @@ pub(super) fn report() -> Report {
         vbs_configured: values.flag(DEVICE_GUARD, "EnableVirtualizationBasedSecurity"),
         memory_integrity_configured: values.flag(MEMORY_INTEGRITY, "Enabled"),
         memory_integrity: facts::memory_integrity(),
+        vbs: None,
+        hypervisor_launch_type: launch_type(&mut values),
     };
     let version = values.version();
     let (present, hypervisor) = facts::hypervisor();
@@ -91,6 +93,17 @@ fn driver_installs(functions: &[GuestFunction], unknown: &mut Vec<String>) -> Ve
         ids.iter().any(|id| device.starts_with(id.as_str()))
     });
     found
+}
+
+/// `hypervisorlaunchtype` of the default boot entry. The boot store lies in the registry, where administrators may read
+/// it; its numbers are those of the documented BCD classes (default object, `HypervisorLaunchType`).
+fn launch_type(values: &mut Values<'_>) -> Option<String> {
+    const OBJECTS: &str = r"HKLM\BCD00000000\Objects";
+    const BOOT_MANAGER: &str = "{9dea862c-5cdd-4e70-acc1-f32b344d4795}";
+    let element = |object: &str, number: &str| format!(r"{OBJECTS}\{object}\Elements\{number}");
+    let entry = values.text(&element(BOOT_MANAGER, "23000003"), "Element")?;
+    let bytes = values.get(&element(&entry, "250000f0"), "Element")?.bytes;
+    devnodes::launch_type(&bytes)
 }
 
 /// From the build number, because `ProductName` says "Windows 10" in a Windows 11, too.

@@ -19,7 +19,7 @@ const VALUE_LIMIT: u32 = 1 << 20;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Raw {
     kind: u32,
-    bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 impl Raw {

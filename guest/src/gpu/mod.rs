@@ -1,0 +1,84 @@
+//! `no43-guest work`: GPU work with known answers, each piece in a process of its own.
+//!
+//! Drivers' libraries crash, hang, and keep threads and memory; a process of its own has a limit and can be ended,
+//! and what happens to it says nothing about the next piece.
+
+mod answer;
+mod cuda;
+mod run;
+mod target;
+mod vulkan;
+
+pub(crate) use run::{Item, Options};
+
+use no43_guest::work::{Metric, WorkCause, WorkResult};
+use target::Target;
+
+/// Why a piece of work did not pass.
+#[derive(Debug, Clone)]
+pub(crate) struct Stop {
+    cause: WorkCause,
+    reason: String,
+}
+
+impl Stop {
+    fn new(cause: WorkCause, reason: impl Into<String>) -> Self {
+        Self { cause, reason: reason.into() }
+    }
+
+    /// A call failed.
+    fn call(reason: impl Into<String>) -> Self {
+        Self::new(WorkCause::CallFailed, reason)
+    }
+}
+
+/// What a piece of work is given.
+#[derive(Debug)]
+pub(crate) struct Task {
+    /// The adapter.
+    target: Target,
+    /// Percent of the free video memory that the memory test takes.
+    memory_percent: u8,
+    /// Picks the numbers that are worked on.
+    seed: u32,
+}
+
+/// Does the work of that name; what it ran on and what it measured goes into `result` as soon as it is known.
+type Program = fn(&Task, &mut WorkResult) -> Result<(), Stop>;
+
+/// The programs of [`no43_guest::work::WORK`], by name.
+const PROGRAMS: &[(&str, Program)] = &[
+    ("cuda-checksum", cuda::checksum),
+    ("cuda-memory", cuda::memory),
+    ("cuda-copy", cuda::copy),
+    ("vulkan-compute", vulkan::compute),
+];
+
+fn metric(name: &str, value: u64, unit: &str) -> Metric {
+    Metric { name: name.to_owned(), value, unit: unit.to_owned() }
+}
+
+/// Bytes per second; 0 if no time was measured.
+fn rate(bytes: u64, time: std::time::Duration) -> u64 {
+    let nanoseconds = time.as_nanos().max(1);
+    u64::try_from(u128::from(bytes) * 1_000_000_000 / nanoseconds).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use no43_guest::work::WORK;
+
+    #[test]
+    fn every_program_has_a_row() {
+        for (name, _) in PROGRAMS {
+            assert!(WORK.iter().any(|row| row.name == *name), "{name}");
+        }
+    }
+
+    #[test]
+    fn rates() {
+        assert_eq!(rate(1 << 30, std::time::Duration::from_millis(500)), 2 << 30);
+        assert_eq!(rate(1, std::time::Duration::ZERO), 1_000_000_000);
+    }
+}

@@ -1,0 +1,222 @@
+//! The command line of `work`, the choice of what is done, and one process per piece with its limit.
+
+use std::io::Read as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use no43_guest::protocol::{GuestFunction, PROTOCOL_VERSION};
+use no43_guest::work::{
+    WORK, Work, WorkCause, WorkOutcome, WorkReport, WorkResult, default_work, parse_result,
+};
+
+use super::target::Target;
+use super::{PROGRAMS, Stop, Task};
+
+/// Most bytes that a piece of work may answer with.
+const ANSWER_LIMIT: u64 = 64 << 10;
+
+/// Options of `work`.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// The card: its PCI address in the guest, its ids as 10de:2484, or `software` to try the programs without a
+    /// card; without it the first card that is there
+    #[arg(long, value_name = "ADAPTER")]
+    adapter: Option<String>,
+    /// Only this work; may be given again. Without it, what the table says for this guest and card
+    #[arg(long, value_name = "NAME")]
+    only: Vec<String>,
+    /// Percent of the free video memory that the memory test takes
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u8).range(1..=95))]
+    memory_percent: u8,
+    /// Picks the numbers that are worked on
+    #[arg(long, value_name = "N", default_value_t = 43)]
+    seed: u32,
+    /// End a piece of work after so long instead of its own limit
+    #[arg(long, value_name = "N")]
+    limit_seconds: Option<u64>,
+    /// Print JSON for the harness instead of text for a person
+    #[arg(long)]
+    json: bool,
+    /// List the work that there is and what it shows
+    #[arg(long, conflicts_with = "only")]
+    list: bool,
+}
+
+/// Options of the process that does one piece.
+#[derive(clap::Args)]
+pub(crate) struct Item {
+    name: String,
+    #[arg(long)]
+    adapter: String,
+    #[arg(long)]
+    memory_percent: u8,
+    #[arg(long)]
+    seed: u32,
+}
+
+/// `linux` or `windows`.
+const GUEST: &str = if cfg!(windows) { "windows" } else { "linux" };
+
+impl Options {
+    /// Does the work and prints how it ended; `false`: something failed.
+    pub(crate) fn run(&self, functions: &[GuestFunction]) -> Result<bool> {
+        if self.list {
+            for row in WORK.iter().filter(|row| row.guests.contains(&GUEST)) {
+                println!("{:<16} {}", row.name, row.shows);
+            }
+            return Ok(true);
+        }
+        let report = self.work(functions)?;
+        if self.json {
+            println!("{}", serde_json::to_string(&report)?);
+        } else {
+            report.results.iter().for_each(|result| println!("{}", human(result)));
+        }
+        Ok(report.results.iter().all(|result| result.outcome != WorkOutcome::Failed))
+    }
+
+    fn work(&self, functions: &[GuestFunction]) -> Result<WorkReport> {
+        let adapter = match &self.adapter {
+            Some(adapter) => adapter.as_str(),
+            None => Target::choose(functions).context("this guest has no display function on PCI")?,
+        };
+        let target = Target::resolve(adapter, functions).map_err(anyhow::Error::msg)?;
+        let rows = self.chosen(&target)?;
+        let program = std::env::current_exe().context("failed to find this program's own file")?;
+        let results = rows.iter().map(|row| self.one(&program, row, adapter)).collect();
+        Ok(WorkReport { version: PROTOCOL_VERSION, wanted: adapter.to_owned(), results, unknown: Vec::new() })
+    }
+
+    fn chosen(&self, target: &Target) -> Result<Vec<&'static Work>> {
+        if self.only.is_empty() {
+            return Ok(default_work(GUEST, target.vendor()).collect());
+        }
+        let row = |name: &String| match WORK.iter().find(|row| row.name == name) {
+            Some(row) if row.guests.contains(&GUEST) => Ok(row),
+            Some(_) => bail!("{name} is no work for {GUEST} guests"),
+            None => {
+                let names: Vec<_> = WORK.iter().map(|row| row.name).collect();
+                bail!("no work is called {name:?}; there is {}", names.join(", "))
+            }
+        };
+        self.only.iter().map(row).collect()
+    }
+
+    /// One piece in its own process.
+    fn one(&self, program: &std::path::Path, row: &Work, adapter: &str) -> WorkResult {
+        let start = Instant::now();
+        let limit = Duration::from_secs(self.limit_seconds.unwrap_or(row.limit_seconds));
+        let mut command = Command::new(program);
+        command.args(["work-item", row.name, "--adapter", adapter]);
+        command.args([
+            "--memory-percent",
+            &self.memory_percent.to_string(),
+            "--seed",
+            &self.seed.to_string(),
+        ]);
+        let mut result = answer(command, limit).unwrap_or_else(|stop| ended(row.name, Err(stop)));
+        result.name = row.name.to_owned();
+        result.duration_ms = start.elapsed().as_millis() as u64;
+        result
+    }
+}
+
+/// Runs a process to its end or to `limit`, and reads its answer.
+fn answer(mut command: Command, limit: Duration) -> Result<WorkResult, Stop> {
+    let failed =
+        |what: &str, error: std::io::Error| Stop::new(WorkCause::Crashed, format!("{what}: {error}"));
+    let mut child = command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null()) // drivers' libraries write there whatever they like
+        .spawn()
+        .map_err(|error| failed("its process did not start", error))?;
+    let stdout = child.stdout.take();
+    // Whoever inherited the output may hold it open, so a thread reads and nobody waits for it after the limit.
+    let (sender, receiver) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        if let Some(stdout) = stdout {
+            let mut stdout = std::io::BufReader::new(stdout.take(ANSWER_LIMIT));
+            let _ = std::io::BufRead::read_until(&mut stdout, b'\n', &mut bytes);
+            let _ = sender.send(bytes);
+            let _ = std::io::copy(&mut stdout.into_inner().into_inner(), &mut std::io::sink());
+        }
+    });
+    let bytes = receiver.recv_timeout(limit);
+    if bytes.is_err() {
+        let _ = child.kill();
+    }
+    let told = bytes.as_ref().is_ok_and(|bytes| bytes.ends_with(b"\n"));
+    if told {
+        let _ = child.kill(); // the answer is all that was wanted; some drivers hang at the end of a process
+    }
+    let status = child.wait().map_err(|error| failed("its process is lost", error))?;
+    match bytes {
+        Err(_) => Err(Stop::new(
+            WorkCause::TimedOut,
+            format!("it did not end within {} s and was ended", limit.as_secs()),
+        )),
+        Ok(bytes) if told => parse_result(&bytes)
+            .map_err(|error| Stop::new(WorkCause::Crashed, format!("its answer cannot be read: {error}"))),
+        Ok(_) => Err(Stop::new(WorkCause::Crashed, format!("its process ended without an answer: {status}"))),
+    }
+}
+
+impl Item {
+    /// Does one piece and prints its result as one line.
+    pub(crate) fn run(&self, functions: &[GuestFunction]) -> Result<()> {
+        let target = Target::resolve(&self.adapter, functions).map_err(anyhow::Error::msg)?;
+        let task = Task { target, memory_percent: self.memory_percent, seed: self.seed };
+        let mut result = WorkResult::default();
+        let program = PROGRAMS.iter().find(|(name, _)| *name == self.name).map(|(_, program)| *program);
+        let done = match program {
+            Some(program) => program(&task, &mut result),
+            None => Err(Stop::new(WorkCause::NotSupported, "this version of the program does not have it")),
+        };
+        let outcome = ended(&self.name, done);
+        result = WorkResult {
+            adapter: result.adapter,
+            metrics: result.metrics,
+            picture: result.picture,
+            ..outcome
+        };
+        let mut out = std::io::stdout().lock();
+        std::io::Write::write_all(&mut out, format!("{}\n", serde_json::to_string(&result)?).as_bytes())?;
+        std::io::Write::flush(&mut out)?;
+        Ok(())
+    }
+}
+
+fn ended(name: &str, done: Result<(), Stop>) -> WorkResult {
+    let (outcome, cause, reason) = match done {
+        Ok(()) => (WorkOutcome::Passed, None, None),
+        Err(stop) if stop.cause.skips() => (WorkOutcome::Skipped, Some(stop.cause), Some(stop.reason)),
+        Err(stop) => (WorkOutcome::Failed, Some(stop.cause), Some(stop.reason)),
+    };
+    WorkResult { name: name.to_owned(), outcome, cause, reason, ..WorkResult::default() }
+}
+
+/// One line for a person.
+fn human(result: &WorkResult) -> String {
+    let word = match result.outcome {
+        WorkOutcome::Passed => "passed ",
+        WorkOutcome::Failed => "FAILED ",
+        WorkOutcome::Skipped => "skipped",
+        WorkOutcome::Unknown => "unknown",
+    };
+    let mut line = format!("{word} {:<16} {:>6} ms", result.name, result.duration_ms);
+    if let Some(adapter) = &result.adapter {
+        let software = if adapter.software == Some(true) { " (software)" } else { "" };
+        line += &format!("  {}{software}", adapter.name);
+    }
+    for m in &result.metrics {
+        line += &match m.unit.as_str() {
+            "bytes" => format!("  {} {:.1} GiB", m.name, m.value as f64 / 1_073_741_824.0),
+            "bytes/s" => format!("  {} {:.1} GB/s", m.name, m.value as f64 / 1e9),
+            unit => format!("  {} {} {unit}", m.name, m.value),
+        };
+    }
+    line + &result.reason.as_ref().map(|reason| format!("  {reason}")).unwrap_or_default()
+}

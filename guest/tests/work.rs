@@ -1,0 +1,152 @@
+//! The built program does its GPU work: on Mesa's software Vulkan, and on libraries that a C compiler makes here, so
+//! that loading, calling and ending are real where no card is.
+
+#![cfg(all(target_os = "linux", feature = "program"))]
+
+use no43_guest::work::{WorkCause, WorkOutcome, WorkReport, WorkResult, parse_work};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// Compiles `tests/fake/NAME.c` to the library `file`, once; `None` where there is no compiler.
+fn fake(name: &str, file: &str) -> Option<&'static Path> {
+    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
+    let folder = FOLDER.get_or_init(|| tempfile::tempdir().expect("a folder")).path();
+    let source = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/fake").join(name).with_extension("c");
+    let new = folder.join(format!("{file}.{:?}", std::thread::current().id()));
+    let done = Command::new("cc")
+        .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
+        .arg(&new)
+        .arg(source)
+        .status();
+    match done {
+        Ok(status) => assert!(status.success(), "{name}.c does not compile"),
+        Err(_) => return None,
+    }
+    std::fs::rename(new, folder.join(file)).expect("renamed");
+    Some(folder)
+}
+
+fn work(words: &[&str], environment: &[(&str, &str)]) -> (WorkReport, bool) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_no43-guest"));
+    command.args(["work", "--json"]).args(words).envs(environment.iter().copied());
+    let output = command.output().expect("it runs");
+    let report = parse_work(&output.stdout);
+    (
+        report.unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&output.stderr))),
+        output.status.success(),
+    )
+}
+
+fn one(words: &[&str], environment: &[(&str, &str)]) -> WorkResult {
+    let (report, good) = work(words, environment);
+    assert_eq!(report.results.len(), 1, "{report:?}");
+    assert_eq!(good, report.results[0].outcome != WorkOutcome::Failed);
+    report.results.into_iter().next().unwrap()
+}
+
+#[test]
+fn software_vulkan_computes_and_is_never_a_card() {
+    let result = one(&["--adapter", "software", "--only", "vulkan-compute"], &[]);
+    if matches!(result.cause, Some(WorkCause::NoLibrary | WorkCause::NoComputeDevice)) {
+        println!("not tried: {:?} (packages libvulkan1, mesa-vulkan-drivers)", result.reason);
+        assert!(std::env::var_os("CI").is_none(), "CI installs both packages");
+        return;
+    }
+    assert_eq!(result.outcome, WorkOutcome::Passed, "{result:?}");
+    assert_eq!(result.adapter.unwrap().software, Some(true));
+    assert!(result.metrics.iter().any(|m| m.name == "words" && m.value == (1 << 20) - 5));
+    // The same library for a card that is not there.
+    let (result, other) = (
+        one(&["--adapter", "10de:2484", "--only", "vulkan-compute"], &[]),
+        one(
+            &["--adapter", "10de:2484", "--only", "vulkan-compute"],
+            &[("VK_ICD_FILENAMES", "/nothing"), ("VK_DRIVER_FILES", "/nothing")],
+        ),
+    );
+    assert_eq!(
+        (result.outcome, result.cause),
+        (WorkOutcome::Skipped, Some(WorkCause::OnlySoftware)),
+        "{result:?}"
+    );
+    assert_eq!(other.cause, Some(WorkCause::NoComputeDevice), "{other:?}");
+}
+
+#[test]
+fn a_seed_changes_the_numbers_and_not_the_end() {
+    let result = one(&["--adapter", "software", "--only", "vulkan-compute", "--seed", "4294967295"], &[]);
+    assert_ne!(result.outcome, WorkOutcome::Failed, "{result:?}");
+}
+
+#[test]
+fn without_libraries_all_of_nvidias_work_is_skipped_with_the_reason() {
+    let result = one(&["--adapter", "10de:2484", "--only", "cuda-checksum"], &[]);
+    assert_eq!(result.outcome, WorkOutcome::Skipped, "{result:?}");
+    let names = ["nvenc-frame", "optix-trace"];
+    let (report, good) = work(&["--adapter", "10de:2484", "--only", names[0], "--only", names[1]], &[]);
+    assert!(good);
+    for (result, name) in report.results.iter().zip(names) {
+        assert_eq!((result.name.as_str(), result.outcome), (name, WorkOutcome::Skipped), "{result:?}");
+        assert!(result.reason.is_some());
+    }
+}
+
+#[test]
+fn the_calls_of_cuda_are_made_and_every_defect_is_seen() {
+    let Some(folder) = fake("cuda", "libcuda.so.1") else { return println!("not tried: no C compiler") };
+    let address = "0000:01:00.0";
+    let run = |name: &str, defect: &str, more: &[&str]| {
+        let path = folder.to_str().unwrap();
+        let environment = [("LD_LIBRARY_PATH", path), ("FAKE_CUDA", defect), ("FAKE_ADDRESS", address)];
+        one(&[&["--adapter", "10de:2484@0000:01:00.0", "--only", name], more].concat(), &environment)
+    };
+    for name in ["cuda-checksum", "cuda-memory", "cuda-copy"] {
+        let result = run(name, "none", &[]);
+        assert_eq!(result.outcome, WorkOutcome::Passed, "{result:?}");
+        let adapter = result.adapter.unwrap();
+        assert_eq!((adapter.name.as_str(), adapter.address.as_deref()), ("Fake GeForce", Some(address)));
+        assert_eq!(
+            (adapter.memory_bytes, adapter.driver.as_deref()),
+            (Some(8 << 30), Some("CUDA 13.0, compute capability 8.6"))
+        );
+    }
+    // half of 64 MiB, although the library gives no piece so large
+    let tested = |result: &WorkResult| result.metrics.iter().find(|m| m.name == "tested").map(|m| m.value);
+    assert_eq!(tested(&run("cuda-memory", "none", &[])), Some(((64 << 20) / 100 * 50) & !0xfff));
+    for (name, defect, cause, words) in [
+        ("cuda-checksum", "wrong", WorkCause::WrongAnswer, "word 5 is 0x00000000 instead of"),
+        ("cuda-checksum", "launch", WorkCause::CallFailed, "cuCtxSynchronize gives 719 (CUDA_ERROR_OTHER)"),
+        (
+            "cuda-memory",
+            "memory",
+            WorkCause::WrongAnswer,
+            "1 words of the video memory lost their pattern, the first at 0x134 of",
+        ),
+        ("cuda-copy", "copy", WorkCause::WrongAnswer, "1 words are wrong"),
+        ("cuda-checksum", "crash", WorkCause::Crashed, "ended without an answer: signal: 6"),
+        ("cuda-checksum", "hang", WorkCause::TimedOut, "did not end within 1 s"),
+    ] {
+        let result = run(name, defect, if defect == "hang" { &["--limit-seconds", "1"] } else { &[] });
+        assert_eq!(
+            (result.outcome, result.cause),
+            (WorkOutcome::Failed, Some(cause)),
+            "{defect}: {result:?}"
+        );
+        assert!(result.reason.as_ref().is_some_and(|r| r.contains(words)), "{defect}: {result:?}");
+    }
+}
+
+#[test]
+fn a_wrong_command_line_says_what_there_is() {
+    let run = |words: &[&str]| {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_no43-guest")).arg("work").args(words).output().expect("it runs");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let (code, text) = run(&["--adapter", "software", "--only", "d3d11-scene"]);
+    assert!(code == Some(1) && text.contains("d3d11-scene is no work for linux guests"), "{text}");
+    let (code, text) = run(&["--adapter", "software", "--only", "juggle"]);
+    assert!(code == Some(1) && text.contains("there is cuda-checksum"), "{text}");
+    let (code, text) = run(&["--adapter", "0000:ff:1f.7"]);
+    assert!(code == Some(1) && text.contains("nothing here is 0000:ff:1f.7"), "{text}");
+}

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 
 /// The format of what is hashed. A new number makes every existing layer a stranger: raise it when the same inputs
 /// begin to mean another result.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// Names one layer: 64 lower-case hexadecimal digits.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -109,7 +109,8 @@ fn systemd() -> Vec<Entry> {
         text(
             "/etc/systemd/network/80-no43-dhcp.network",
             0o644,
-            "[Match]\nType=ether\n\n[Network]\nDHCP=yes\n",
+            // hardware has no kind: bridges, taps and the like are left to whoever made them
+            "[Match]\nType=ether\nKind=!*\n\n[Network]\nDHCP=yes\n",
         ),
         // Keys of the SSH server are made at the first start: a key in an image would be the same in every machine.
         text(

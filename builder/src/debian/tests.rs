@@ -88,7 +88,7 @@ fn a_whole_debian() {
     /etc/modules-load.d/no43.conf 644 kvm_amd⏎
     /etc/default/keyboard 644 XKBMODEL=\"pc105\"⏎XKBLAYOUT=\"fr\"⏎XKBVARIANT=\"\"⏎XKBOPTIONS=\"\"⏎BACKSPACE=\"guess\"⏎
     /etc/sudoers.d/no43-user 440 demo ALL=(ALL:ALL) NOPASSWD: ALL⏎
-    /etc/systemd/network/80-no43-dhcp.network 644 [Match]⏎Type=ether⏎⏎[Network]⏎DHCP=yes⏎
+    /etc/systemd/network/80-no43-dhcp.network 644 [Match]⏎Type=ether⏎Kind=!*⏎⏎[Network]⏎DHCP=yes⏎
     /etc/systemd/system/no43-ssh-keys.service 644 [Unit]⏎Description=Make this machine\'s own SSH host keys⏎Before=ssh.service⏎ConditionPathExists=/usr/bin/ssh-keygen⏎ConditionPathExistsGlob=!/etc/ssh/ssh_host_*_key⏎⏎[Service]⏎Type=oneshot⏎ExecStart=/usr/bin/ssh-keygen -A⏎⏎[Install]⏎WantedBy=multi-user.target⏎
     /etc/systemd/system/multi-user.target.wants/no43-ssh-keys.service → ../no43-ssh-keys.service
     /etc/default/grub 644 GRUB_DEFAULT=0⏎GRUB_TIMEOUT_STYLE=hidden⏎GRUB_TIMEOUT=0⏎GRUB_DISTRIBUTOR=Debian⏎GRUB_DISABLE_OS_PROBER=true⏎GRUB_CMDLINE_LINUX_DEFAULT=\"\"⏎GRUB_CMDLINE_LINUX=\"console=tty0 console=ttyS0,115200 quiet\"⏎GRUB_TERMINAL=console⏎

@@ -535,8 +535,12 @@ pub enum Console {
 pub enum NetworkPlan {
     /// No network card.
     None,
-    /// QEMU's user network: out, but not in.
+    /// A user network: out, but not in.
     User,
+    /// One more machine in the network of a bridge of this host.
+    Bridge(String),
+    /// One more machine beside an interface of this host.
+    Macvtap(String),
 }
 
 impl Plan {

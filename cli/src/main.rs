@@ -36,6 +36,7 @@ mod signals;
 mod stop;
 mod supervise;
 mod text;
+mod usb;
 mod verify;
 mod view;
 
@@ -95,6 +96,8 @@ enum Command {
     Cp(cp::Args),
     /// Print a running guest's addresses
     Ip(ip::Args),
+    /// Lend a USB device of this host to a running guest, and take it back
+    Usb(usb::Args),
     /// Run one command in a fresh machine, and throw the machine away
     Job(job::Args),
     /// The instances that are kept: list, rename, renew, snapshot, back up, remove
@@ -146,6 +149,7 @@ fn main() -> ExitCode {
         Command::Shell(args) => shell::run(&args, &context),
         Command::Cp(args) => cp::run(&args, &context),
         Command::Ip(args) => ip::run(&args, &context),
+        Command::Usb(args) => usb::run(&args, &context),
         Command::Job(args) => job::run(&args, &context),
         Command::Instance(args) => instance::run(args, &context),
         Command::Report(args) => report::run(&args, &context),

@@ -6,6 +6,7 @@
 
 use std::env;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::mpsc;
@@ -16,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::binding::{Job, Limits, Place, VfioNode};
 use crate::extras::allowed_bridges;
 use crate::helper;
+use crate::net::{self, NetDevice, NetError};
 use crate::state::{LeaseRecord, StateDir};
 use crate::verb::{self, Caller, Reply, Verb};
 use crate::{BindError, GivenBack, PciAddress, Roots};
@@ -146,6 +148,48 @@ impl Privilege {
         }
     }
 
+    /// Opens what a guest's network card hangs on: ourselves, by QEMU's own setuid helper, or with root's help.
+    ///
+    /// # Errors
+    /// [`NetError`]; nothing is left behind then.
+    pub fn open_net(
+        &self,
+        device: &NetDevice,
+        lease: &LeaseRecord,
+        state: &StateDir,
+        roots: &Roots,
+    ) -> Result<OwnedFd, NetError> {
+        device.check(roots)?;
+        if *self == Privilege::Root {
+            return device.open_here(roots);
+        }
+        match device {
+            NetDevice::Tap { bridge } => match net::open_by_bridge_helper(bridge) {
+                Some(Ok(opened)) => Ok(opened),
+                _ => {
+                    let name = self.tap(lease, bridge, state, roots).map_err(|e| not_opened(&e))?;
+                    net::open_tap_of_ours(&name, roots)
+                }
+            },
+            NetDevice::Macvtap { parent, name, mac } => {
+                let verb = Verb::Macvtap { parent: parent.clone(), name: name.clone(), mac: mac.clone() };
+                let json = serde_json::to_string(&verb).map_err(|e| not_opened(&e))?;
+                net::receive_from(&mut sudo(&json).map_err(|e| not_opened(&e))?)
+            }
+        }
+    }
+
+    /// Removes a machine's macvtap link, if it is there.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn remove_macvtap(&self, name: &str, roots: &Roots) -> Result<(), NetError> {
+        if *self == Privilege::Root || !roots.sys.join("class/net").join(name).exists() {
+            return net::remove_macvtap(name, roots);
+        }
+        ask_sudo(&Verb::MacvtapGone { name: name.to_owned() }).map(drop).map_err(|e| not_opened(&e))
+    }
+
     /// Takes back huge pages and taps of a lease.
     ///
     /// # Errors
@@ -183,6 +227,10 @@ impl Privilege {
     }
 }
 
+fn not_opened(why: &dyn std::fmt::Display) -> NetError {
+    NetError::System { what: "change this host's network".into(), why: why.to_string() }
+}
+
 fn no_way() -> BindError {
     BindError::Privilege {
         why: "not root, no helper, no sudo: sudo no43 host setup --helper, or run no43 as root".into(),
@@ -218,9 +266,8 @@ fn ask_helper(verb: &Verb) -> Result<Reply, BindError> {
 fn ask_sudo(verb: &Verb) -> Result<Reply, BindError> {
     let failed = |why: String| BindError::Privilege { why };
     let json = serde_json::to_string(verb).map_err(|e| failed(e.to_string()))?;
-    let exe = env::current_exe().map_err(|e| failed(format!("this program's own file is not known: {e}")))?;
-    let mut command = Command::new("sudo");
-    command.args(["-n", "--"]).arg(&exe).args(["host-verb", &json]);
+    let mut command = sudo(&json).map_err(failed)?;
+    let exe = env::current_exe().unwrap_or_default();
     let output = run_limited(&mut command, SUDO_LIMIT).map_err(|e| failed(format!("sudo: {e}")))?;
     match serde_json::from_slice(&output.stdout) {
         Ok(Reply::Failed { error }) => Err(error),
@@ -231,6 +278,14 @@ fn ask_sudo(verb: &Verb) -> Result<Reply, BindError> {
             exe.display()
         ))),
     }
+}
+
+/// The command that carries a request to root.
+fn sudo(json: &str) -> Result<Command, String> {
+    let exe = env::current_exe().map_err(|e| format!("this program's own file is not known: {e}"))?;
+    let mut command = Command::new("sudo");
+    command.args(["-n", "--"]).arg(&exe).args(["host-verb", json]);
+    Ok(command)
 }
 
 fn sudo_says(output: &Output) -> String {

@@ -9,6 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::Roots;
 use crate::roots::{read_line, read_small};
 
+/// What no other program is called with.
+const QEMU_ARGUMENT: &[u8] = b"-nodefaults";
+
 /// A process by number and start time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessRef {
@@ -38,15 +41,18 @@ impl ProcessRef {
         ProcessRef::of(self.pid, roots) == Some(*self)
     }
 
-    /// A living process with an argument that names something below `dir`: a machine is known by its run directory.
-    pub(crate) fn that_names(dir: &Path, roots: &Roots) -> Option<Self> {
+    /// A living QEMU with an argument that names something below `dir`: a machine is known by its run directory. Its TPM and
+    /// its network may be programs of their own that name the same directory; every QEMU of ours has [`QEMU_ARGUMENT`].
+    pub(crate) fn qemu_that_names(dir: &Path, roots: &Roots) -> Option<Self> {
         let mut wanted = dir.as_os_str().as_bytes().to_vec();
         wanted.push(b'/');
         let processes = fs::read_dir(&roots.proc_).ok()?.flatten();
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         pids.filter(|pid| *pid != std::process::id()).find_map(|pid| {
             let line = fs::read(roots.proc_.join(pid.to_string()).join("cmdline")).ok()?;
-            line.windows(wanted.len()).any(|part| part == wanted).then(|| ProcessRef::of(pid, roots))?
+            let is_qemu = line.split(|byte| *byte == 0).any(|argument| argument == QEMU_ARGUMENT);
+            let names_it = is_qemu && line.windows(wanted.len()).any(|part| part == wanted);
+            names_it.then(|| ProcessRef::of(pid, roots))?
         })
     }
 

@@ -1,4 +1,4 @@
-//! The only unsafe code here: a forked child with a limit, vfio's reset, guest memory for the KVM probe, and local time.
+//! The only unsafe code here: a forked child with a limit, vfio's reset, guest memory for the KVM probe, taps, and local time.
 //!
 //! Why fork: a write to sysfs can hang in the kernel for ever (a driver that waits for its users), and then neither the
 //! thread nor the process that made it ever ends. A child that hangs is left to the kernel, and we go on.
@@ -249,6 +249,27 @@ pub(crate) fn local_time(seconds: u64) -> LocalTime {
         hour: tm.tm_hour,
         minute: tm.tm_min,
     }
+}
+
+/// Makes `/dev/net/tun` the tap of that name (`%d` in it becomes a number) for whole Ethernet frames with offloads, and
+/// returns the name that it got.
+pub(crate) fn make_tap(tun: BorrowedFd<'_>, name: &str) -> io::Result<String> {
+    let mut request = libc::ifreq {
+        ifr_name: [0; libc::IFNAMSIZ],
+        ifr_ifru: libc::__c_anonymous_ifr_ifru {
+            ifru_flags: (libc::IFF_TAP | libc::IFF_NO_PI | libc::IFF_VNET_HDR) as libc::c_short,
+        },
+    };
+    // the last byte stays zero
+    for (to, from) in request.ifr_name.iter_mut().take(libc::IFNAMSIZ - 1).zip(name.bytes()) {
+        *to = from.cast_signed();
+    }
+    // SAFETY: TUNSETIFF reads and writes one ifreq, which this is
+    if unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let name = request.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| byte.cast_unsigned());
+    Ok(String::from_utf8_lossy(&name.collect::<Vec<u8>>()).into_owned())
 }
 
 #[cfg(test)]

@@ -126,7 +126,7 @@ impl LeaseRecord {
         let known = self.machine.clone().filter(|machine| machine.process.is_alive(roots));
         known.or_else(|| {
             let qmp = self.starting.clone()?;
-            let process = ProcessRef::that_names(qmp.parent()?, roots)?;
+            let process = ProcessRef::qemu_that_names(qmp.parent()?, roots)?;
             Some(MachineRef { process, qmp })
         })
     }

@@ -1,4 +1,4 @@
-//! What the half of no43 that runs as root can be asked for, by sudo or by the helper: five verbs, and nothing else.
+//! What the half of no43 that runs as root can be asked for, by sudo or by the helper: these verbs, and nothing else.
 //!
 //! Whoever asks may be hostile. A request is JSON with addresses, numbers and names of its own; it holds no path and no
 //! driver's name. The bus, the journal and the directories are read here, not taken from the request.
@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use serde::{Deserialize, Serialize};
 
 use crate::binding::{Job, Place, VfioNode};
+use crate::net::{self, NetDevice};
 use crate::process::ProcessRef;
 use crate::{BindError, GivenBack, PciAddress, Roots};
 
@@ -35,6 +36,10 @@ pub(crate) enum Verb {
     Hugepages { pages: u64, lease: String, owner: ProcessRef },
     /// A tap of the caller's on a bridge that root has allowed.
     Tap { bridge: String, lease: String, owner: ProcessRef },
+    /// A machine's macvtap beside an interface that root has allowed; its descriptor goes over sudo's standard input.
+    Macvtap { parent: String, name: String, mac: String },
+    /// That machine's link is not used any more.
+    MacvtapGone { name: String },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -45,6 +50,7 @@ pub(crate) enum Reply {
     Released { back: GivenBack },
     Hugepages { pages: u64 },
     Tap { name: String },
+    Done,
     Failed { error: BindError },
 }
 
@@ -83,7 +89,29 @@ pub(crate) fn carry_out(
             check_owner(&owner, caller, place.roots)?;
             Ok(Reply::Tap { name: place.tap(&bridge, bridges, &lease, owner, uid)? })
         }
+        Verb::Macvtap { parent, name, mac } => {
+            if !bridges.contains(&parent) {
+                return Err(refused(format!(
+                    "the interface {parent} is not one that guests may use: root puts its name into /etc/no43/bridges"
+                )));
+            }
+            let device = NetDevice::Macvtap { parent, name, mac };
+            let sent = device.open_here(place.roots).and_then(|opened| net::send_to_caller(&opened));
+            sent.map(|()| Reply::Done).map_err(|error| {
+                // whoever asked reads the descriptor, or this sentence
+                eprintln!("{error}");
+                refused(error.to_string())
+            })
+        }
+        Verb::MacvtapGone { name } => {
+            net::remove_macvtap(&name, place.roots).map_err(|error| refused(error.to_string()))?;
+            Ok(Reply::Done)
+        }
     }
+}
+
+fn refused(why: String) -> BindError {
+    BindError::Refused { why }
 }
 
 /// The process that a change is made for, and after whose death anybody may undo it, is the caller's own.
@@ -104,7 +132,8 @@ pub(crate) fn read(json: &str) -> Result<Verb, BindError> {
     }
     let verb: Verb = serde_json::from_str(json).map_err(|e| refuse(format!("not a request: {e}")))?;
     match &verb {
-        Verb::Hello => {}
+        // a link is checked where it is made
+        Verb::Hello | Verb::Macvtap { .. } | Verb::MacvtapGone { .. } => {}
         Verb::Bind { functions, lease, holder, .. } => {
             check_lease(lease)?;
             check_text("holder", holder)?;
@@ -199,6 +228,7 @@ mod tests {
         assert!(owned(r#""verb":"tap","bridge":"br0""#).starts_with("taken"));
         assert!(owned(r#""verb":"tap","bridge":"-x""#).contains("no name"));
         assert!(owned(r#""verb":"tap","bridge":"../../br0""#).contains("no name"));
+        assert!(why(r#"{"verb":"macvtap-gone","name":"eth0","path":"/"}"#).contains("unknown field"));
         let bind =
             |holder: &str| owned(&format!(r#""verb":"bind","functions":["01:00.0"],"holder":"{holder}""#));
         assert!(bind("ci").starts_with("taken"));

@@ -466,7 +466,9 @@ fn a_machine_whose_no43_died_before_it_was_written_down_is_found() {
     let agent = dir.join("ga.sock");
     fs::create_dir(&dir).unwrap();
     fs::write(&agent, "").unwrap();
-    let mut qemu = Sleeper::running("tail", &["-f", agent.to_str().unwrap()]);
+    // the TPM of a machine names its directory too, and is not the machine
+    let mut tpm = Sleeper::running("tail", &["-f", agent.to_str().unwrap()]);
+    let mut qemu = Sleeper::running("tail", &["-f", agent.to_str().unwrap(), "--", "-nodefaults"]);
 
     let recovered = recovery::recover(&host.state, &host.roots, &Privilege::Root).unwrap();
     assert!(recovered.given_back.is_empty(), "{recovered:?}");
@@ -476,6 +478,7 @@ fn a_machine_whose_no43_died_before_it_was_written_down_is_found() {
     );
     let lease = Lease::adopt(&id, &host.state, &host.roots).unwrap().unwrap();
     qemu.end();
+    tpm.end();
     assert!(lease.give_back(&Privilege::Root).unwrap().is_complete());
 }
 

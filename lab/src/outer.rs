@@ -435,10 +435,13 @@ fn spec(profile: &Profile, host: &LabHost, accel: Accel, paths: &Paths) -> Machi
         tag: inside::STORE_TAG.to_owned(),
         path: paths.store.clone(),
         read_only: true,
+        virtiofs: None,
         attach: Attach::Later,
     }];
     spec.spare_ports = 2;
     spec.on_reboot = OnReboot::Exit;
+    // nothing hangs on it: things are plugged in to be lent further
+    spec.usb_controller = true;
     devices::install(profile, &mut spec);
     // Mapped: owner and mode of what the lab host writes are kept beside the file, so that its user "lab" need not be a
     // user here, and a link made inside is a plain file here and leads nowhere.

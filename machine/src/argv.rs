@@ -6,7 +6,7 @@ use std::path::Path;
 use crate::rundir::{RunDirs, SOCKET_PATH_MAX};
 use crate::spec::{
     AGENT_PORT, Attach, Clock, Disk, DiskBus, DiskCache, Display, Firmware, FlashFile, MachineSpec, Network,
-    OnReboot, PassedCard, Share, Smbios, slots,
+    OnReboot, Opened, PassedCard, Share, Smbios, slots,
 };
 
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -62,6 +62,10 @@ pub enum SpecError {
         card: usize,
     },
 }
+
+/// QEMU's standard output, on which it says nothing: like its standard input, a descriptor that a child gets without unsafe
+/// code and without leaking it into other children.
+const NETWORK_FD: u32 = 1;
 
 impl MachineSpec {
     /// Whether [`MachineSpec::argv`] makes sense.
@@ -157,6 +161,11 @@ impl MachineSpec {
         if let Firmware::Uefi { smm, .. } = &self.firmware {
             let _ = write!(machine, ",smm={},pflash0=code,pflash1=vars", on_off(*smm));
         }
+        // virtiofsd reads and writes the guest's memory itself
+        if self.shares.iter().any(|share| share.virtiofs.is_some()) {
+            argv.pair("-object", format!("memory-backend-memfd,id=ram,size={}M,share=on", self.memory_mib));
+            machine.push_str(",memory-backend=ram");
+        }
         argv.pair("-machine", machine);
         argv.pair("-accel", self.accel.argument());
         argv.pair("-cpu", self.cpu.clone());
@@ -205,7 +214,7 @@ impl MachineSpec {
 
     /// The USB controller, and what is there for people who look at the emulated screen.
     fn put_people(&self, argv: &mut Argv) {
-        let wants_usb = self.vnc.is_some() || !self.usb_devices.is_empty();
+        let wants_usb = self.usb_controller || self.vnc.is_some() || !self.usb_devices.is_empty();
         if wants_usb || self.disks.iter().any(|disk| disk.bus == DiskBus::UsbStick) {
             argv.device(format!("qemu-xhci,id=usb,bus=pcie.0,addr={:#x}", slots::USB));
         }
@@ -347,7 +356,16 @@ fn put_disk(argv: &mut Argv, index: usize, disk: &Disk, slot: &mut u8, sata: &mu
 }
 
 fn put_share(argv: &mut Argv, share: &Share, slot: &mut u8) {
-    let (tag, path, lock) = (&share.tag, escaped(&share.path), on_off(share.read_only));
+    let tag = &share.tag;
+    if let Some(socket) = &share.virtiofs {
+        argv.pair("-chardev", format!("socket,id=share-{tag},path={}", escaped(socket)));
+        argv.device(format!(
+            "vhost-user-fs-pci,id=share-{tag},bus=pcie.0,addr={slot:#x},chardev=share-{tag},tag={tag}"
+        ));
+        *slot += 1;
+        return;
+    }
+    let (path, lock) = (escaped(&share.path), on_off(share.read_only));
     // security_model=none: files get the owner that QEMU's user can give them. multidevs=remap: inode numbers of several
     // file systems below the directory cannot clash.
     argv.pair(
@@ -363,11 +381,20 @@ fn put_share(argv: &mut Argv, share: &Share, slot: &mut u8) {
 }
 
 fn put_network(argv: &mut Argv, network: &Network) {
-    let Network::User { mac, restrict, forwards } = network else { return };
-    let mut netdev = format!("user,id=net0,restrict={}", on_off(*restrict));
-    for forward in forwards {
-        let _ = write!(netdev, ",hostfwd=tcp:127.0.0.1:{}-:{}", forward.host, forward.guest);
-    }
+    let (netdev, mac) = match network {
+        Network::None => return,
+        Network::User { mac, restrict, forwards } => {
+            let mut netdev = format!("user,id=net0,restrict={}", on_off(*restrict));
+            for forward in forwards {
+                let _ = write!(netdev, ",hostfwd=tcp:127.0.0.1:{}-:{}", forward.host, forward.guest);
+            }
+            (netdev, mac.as_ref())
+        }
+        Network::Opened { mac, what: Opened::Tap } => (format!("tap,id=net0,fd={NETWORK_FD}"), Some(mac)),
+        Network::Opened { mac, what: Opened::Socket } => {
+            (format!("stream,id=net0,server=off,addr.type=fd,addr.str={NETWORK_FD}"), Some(mac))
+        }
+    };
     argv.pair("-netdev", netdev);
     // No option ROM: a machine with an empty disk should say so at once instead of trying PXE.
     let mut device =

@@ -10,8 +10,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
-use std::sync::Mutex;
 use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use no43_host::memlock::{self, MemlockError};
@@ -45,6 +45,8 @@ pub struct StartOptions {
     /// Let the kernel kill QEMU when the thread that started it ends, even by `kill -9`: for machines without a card that
     /// nobody could take up again.
     pub dies_with_us: bool,
+    /// The opened tap of [`Network::Opened`](crate::spec::Network::Opened).
+    pub network: Option<Arc<OwnedFd>>,
     /// How long QEMU may take to greet.
     pub limit: Duration,
 }
@@ -58,6 +60,7 @@ impl StartOptions {
             run_as: None,
             outlives: false,
             dies_with_us: false,
+            network: None,
             limit: GREETING_LIMIT,
         }
     }
@@ -208,7 +211,9 @@ impl Machine {
         // Connected before QEMU is there: the connection waits in the socket's queue, and ends with QEMU.
         let stream = UnixStream::connect(dirs.qmp_socket())
             .map_err(|why| failed("connect to the control socket", why))?;
-        let process = Process::spawn(&argv, OwnedFd::from(listener), &dirs.stderr())
+        let network = options.network.as_ref().map(|opened| opened.try_clone()).transpose();
+        let network = network.map_err(|why| failed("hand over the network device", why))?;
+        let process = Process::spawn(&argv, OwnedFd::from(listener), network, &dirs.stderr())
             .map_err(|why| failed(&format!("start {}", argv[0]), why))?;
         let record = RunRecord {
             name: spec.name.clone(),

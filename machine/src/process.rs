@@ -93,13 +93,19 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts `argv` in a process group of its own with `stdin` as descriptor 0, no output, and errors to a file.
-    pub(crate) fn spawn(argv: &[String], stdin: OwnedFd, stderr: &Path) -> io::Result<Process> {
+    /// Starts `argv` in a process group of its own with `stdin` as descriptor 0, perhaps `network` as descriptor 1, no output,
+    /// and errors to a file.
+    pub(crate) fn spawn(
+        argv: &[String],
+        stdin: OwnedFd,
+        network: Option<OwnedFd>,
+        stderr: &Path,
+    ) -> io::Result<Process> {
         let (program, arguments) = argv.split_first().expect("argv holds at least the program");
         let mut child = Command::new(program)
             .args(arguments)
             .stdin(stdin)
-            .stdout(Stdio::null())
+            .stdout(network.map_or_else(Stdio::null, Stdio::from))
             .stderr(File::create(stderr)?)
             .process_group(0)
             .spawn()?;
@@ -235,7 +241,8 @@ mod tests {
     fn a_group_of_zombies_does_not_live() {
         let null = File::open("/dev/null").unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let process = Process::spawn(&["true".to_owned()], null.into(), &dir.path().join("err")).unwrap();
+        let process =
+            Process::spawn(&["true".to_owned()], null.into(), None, &dir.path().join("err")).unwrap();
         let poll_only = Process::adopt(process.pid(), process.start_time());
         while is_running(process.pid(), process.start_time()) {
             std::thread::yield_now();
@@ -250,7 +257,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let argv = ["sh", "-c", "sleep 1000 & sleep 1000"].map(String::from);
         let null = File::open("/dev/null").unwrap();
-        let process = Process::spawn(&argv, null.into(), &dir.path().join("err")).unwrap();
+        let process = Process::spawn(&argv, null.into(), None, &dir.path().join("err")).unwrap();
         assert!(process.is_alive());
         assert!(process.kill_group());
         assert_eq!(process.wait(Duration::ZERO), Some(Status { code: None, signal: Some(9) }));

@@ -74,11 +74,13 @@ pub struct MachineSpec {
     pub console: Option<PathBuf>,
     /// Where a person can look at the emulated screen, with keyboard and mouse: a socket that speaks VNC.
     pub vnc: Option<PathBuf>,
+    /// A USB controller is there even if nothing hangs on it at the start.
+    pub usb_controller: bool,
     /// USB devices of this host, as QEMU's arguments for its bus `usb.0`.
     pub usb_devices: Vec<String>,
     /// An emulated sound card, played by this backend of QEMU's (`pipewire`, `pa`).
     pub audio: Option<String>,
-    /// Host directories for the guest, by 9p.
+    /// Host directories for the guest.
     pub shares: Vec<Share>,
     /// The guest's network.
     pub network: Network,
@@ -130,6 +132,7 @@ impl MachineSpec {
             serials: Vec::new(),
             console: None,
             vnc: None,
+            usb_controller: false,
             usb_devices: Vec::new(),
             audio: None,
             shares: Vec::new(),
@@ -354,15 +357,17 @@ pub struct SerialPort {
     pub socket: Option<PathBuf>,
 }
 
-/// A host directory for the guest, by 9p.
+/// A host directory for the guest, by 9p or virtiofs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Share {
     /// The name by which the guest mounts it, and the id of the `-fsdev`; letters, digits and `-`.
     pub tag: String,
     /// The directory.
     pub path: PathBuf,
-    /// The guest cannot write.
+    /// The guest cannot write. A virtiofsd sees to it itself.
     pub read_only: bool,
+    /// Where a virtiofsd serves it; by 9p without one. Guest memory is then shared with that program.
+    pub virtiofs: Option<PathBuf>,
     /// From the start, or later by [`crate::hotplug::plug_share`] (a mounted share forbids saving the machine).
     pub attach: Attach,
 }
@@ -391,6 +396,23 @@ pub enum Network {
         /// Ports of 127.0.0.1 on the host that lead into the guest.
         forwards: Vec<Forward>,
     },
+    /// Something that was opened for QEMU: [`StartOptions::network`](crate::StartOptions::network).
+    Opened {
+        /// The card's MAC address.
+        mac: String,
+        /// What it is.
+        what: Opened,
+    },
+}
+
+/// What was opened for QEMU, on a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Opened {
+    /// A tap or macvtap.
+    Tap,
+    /// A connected socket: another program (passt) is the guest's network.
+    Socket,
 }
 
 /// One TCP port of the host that leads into the guest.

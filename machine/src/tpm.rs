@@ -123,7 +123,7 @@ impl Swtpm {
         argv.push(format!("dir={},mode=0600", state.display()));
         argv.extend(["--ctrl".to_owned(), format!("type=unixio,path={},mode=0600", socket.display())]);
         let null = File::open("/dev/null").map_err(failed("open", Path::new("/dev/null")))?;
-        let process = Process::spawn(&argv, OwnedFd::from(null), &log)
+        let process = Process::spawn(&argv, OwnedFd::from(null), None, &log)
             .map_err(failed("start setpriv for", Path::new("swtpm")))?;
         let tpm = Self { process, socket: socket.to_owned(), outlives: false };
         let give_up = Instant::now() + LISTEN_LIMIT;

@@ -101,6 +101,13 @@ impl<'s> LabHost<'s> {
         Ok(())
     }
 
+    /// Asks the lab's own QEMU: to plug something into the lab host, or to break it.
+    pub fn outer(&self, command: &str, arguments: Value) -> Result<Value> {
+        let socket = self.agent_socket.with_file_name("qmp.sock");
+        let qmp = no43_machine::qmp::Qmp::connect(&socket, Duration::from_secs(10))?;
+        Ok(qmp.raw(command, arguments)?)
+    }
+
     /// Runs a bash script inside, as root, after the prelude; it must end with 0 within `seconds`.
     pub fn script(&self, seconds: u64, script: &str) -> Result<Seen> {
         let whole = format!("{PRELUDE}\n{script}");

@@ -46,6 +46,9 @@ pub struct SharePlan {
     pub path: PathBuf,
     /// The guest may not write.
     pub read_only: bool,
+    /// Where a Linux guest sees it, mounted when its agent answers.
+    #[serde(default)]
+    pub to: Option<String>,
 }
 
 /// A USB device of this host, or a keyboard or mouse that it shares.

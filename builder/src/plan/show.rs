@@ -60,7 +60,12 @@ impl Plan {
             Firmware::UefiSecure => "UEFI with Secure Boot",
         };
         let boot = if machine.boot == Boot::Direct { "kernel given to QEMU" } else { "boots from its disk" };
-        let network = if self.network == NetworkPlan::None { "no network" } else { "user network" };
+        let network = match &self.network {
+            NetworkPlan::None => "no network".to_owned(),
+            NetworkPlan::User => "user network".to_owned(),
+            NetworkPlan::Bridge(bridge) => format!("bridge {bridge}"),
+            NetworkPlan::Macvtap(parent) => format!("macvtap on {parent}"),
+        };
         let cpus = if machine.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", machine.cpus) };
         let memory = show_size(machine.memory_mib << 20);
         format!(

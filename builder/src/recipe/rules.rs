@@ -17,7 +17,7 @@ use super::windows::Release;
 use crate::diagnostic::{Kind, Place, Problem, Problems};
 use crate::plan::{
     Awaited, Boot, CardFunctions, CardRequest, CardRole, Console, DiskBus, DisplayPlan, Firmware,
-    IdentityKind, Init, NetworkPlan, SecretSource, UserPlan,
+    IdentityKind, Init, SecretSource, UserPlan,
 };
 use crate::schema::Form;
 
@@ -49,8 +49,7 @@ pub(super) fn recipe(
     let checks = rules.checks(&root, &root.child("checks")?);
     let display = root.child("display")?;
     let console = if display.text("console") == "never" { Console::Never } else { Console::Always };
-    let network =
-        if root.child("network")?.text("mode") == "none" { NetworkPlan::None } else { NetworkPlan::User };
+    let network = rules.network(&root);
     let devices = rules.devices(&root, &network);
     problems.is_empty().then_some(())?;
     Some(Recipe {

@@ -219,12 +219,12 @@ static PCI: &[Field] = &[
 static NETWORK: &[Field] = &[
     key(
         "mode",
-        OneOf(&[word("user"), word("none"), later_word("bridge"), later_word("macvtap")]),
-        "QEMU's user network (out, but not in), or none.",
+        OneOf(&[word("user"), word("none"), word("bridge"), word("macvtap")]),
+        "A user network (out, but not in), none, or this host's network by a bridge or a macvtap, for kept machines.",
     ),
     key("forward", List(&Either(&[PORT, TEXT])), "Guest ports reachable on this host's loopback."),
-    later("bridge", TEXT, "The bridge's name."),
-    later("parent", TEXT, "The interface under a macvtap."),
+    key("bridge", TEXT, "The bridge's name."),
+    key("parent", TEXT, "The interface under a macvtap."),
     key("mac", TEXT, "The guest's MAC address."),
 ];
 
@@ -234,7 +234,7 @@ static AUDIO: &[Field] =
 static SHARE: &[Field] = &[
     key("name", Text(Form::Name), "What the guest calls it."),
     key("path", HOST_PATH, "A folder on this host."),
-    later("to", TEXT, "Where the guest sees it."),
+    key("to", GUEST_PATH, "Where a Linux guest sees it; it mounts the share itself without."),
     key("read-only", Bool, "The guest may not write."),
 ];
 

@@ -11,7 +11,9 @@
 //! STATE/m/NAME/events.jsonl   what happened
 //! ```
 
+mod beside;
 mod client;
+mod companions;
 mod control;
 mod ending;
 mod event;
@@ -23,6 +25,7 @@ mod note;
 pub mod secrets;
 mod spec;
 mod supervisor;
+pub mod usb;
 mod watch;
 
 pub use client::{Client, ClientError};

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use no43_builder::plan::ForwardPlan;
-use no43_host::{ProcessRef, Roots, StateDir};
+use no43_host::{Privilege, ProcessRef, Roots, StateDir};
 use no43_machine::RunDirs;
 use serde::{Deserialize, Serialize};
 
@@ -74,6 +74,12 @@ pub struct RunNote {
     pub memory_mib: u64,
     /// Ports of this host's loopback that lead into it.
     pub forwards: Vec<ForwardPlan>,
+    /// Programs beside QEMU, which end with it.
+    #[serde(default)]
+    pub companions: Vec<ProcessRef>,
+    /// A network link of this host that is removed when the machine is gone.
+    #[serde(default)]
+    pub link: Option<String>,
 }
 
 /// Whether somebody watches a machine that was started.
@@ -263,6 +269,11 @@ impl Runs {
         let held = instance.as_ref().map(crate::instance::Instance::hold);
         if matches!(held, Some(Err(_))) || self.row(&note.name)?.left != Left::Dead {
             return None;
+        }
+        super::companions::bury(&note.companions);
+        if let Some(link) = &note.link {
+            // tried again at that machine's next start
+            let _ = Privilege::detect().remove_macvtap(link, &self.roots);
         }
         if let Some(instance) = instance.filter(|_| note.ephemeral) {
             drop(held);

@@ -109,25 +109,16 @@ pub(super) fn describe(parts: &Parts<'_>) -> Result<(MachineSpec, Option<PathBuf
 fn devices(plan: &Plan, spec: &mut MachineSpec) {
     for share in &plan.devices.shares {
         let (tag, path, read_only) = (share.name.clone(), share.path.clone(), share.read_only);
-        spec.shares.push(Share { tag, path, read_only, attach: Attach::AtStart });
+        spec.shares.push(Share { tag, path, read_only, virtiofs: None, attach: Attach::AtStart });
     }
+    spec.usb_controller = true;
+    spec.usb_devices.extend(plan.devices.usb.iter().filter_map(super::usb::at_start));
     for (n, usb) in plan.devices.usb.iter().enumerate() {
-        match usb {
-            UsbPlan::Port { bus, port } => {
-                spec.usb_devices.push(format!("usb-host,id=usb{n},hostbus={bus},hostport={port}"));
-            }
-            UsbPlan::Id(id) => {
-                let (vendor, product) = id.split_once(':').unwrap_or((id, ""));
-                spec.usb_devices
-                    .push(format!("usb-host,id=usb{n},vendorid=0x{vendor},productid=0x{product}"));
-            }
-            UsbPlan::Evdev { path, toggle } => {
-                let path = path.display().to_string().replace(',', ",,");
-                let object = format!(
-                    "input-linux,id=evdev{n},evdev={path},grab_all=on,repeat=on,grab-toggle={toggle}"
-                );
-                spec.extra.extend(["-object".to_owned(), object]);
-            }
+        if let UsbPlan::Evdev { path, toggle } = usb {
+            let path = path.display().to_string().replace(',', ",,");
+            let object =
+                format!("input-linux,id=evdev{n},evdev={path},grab_all=on,repeat=on,grab-toggle={toggle}");
+            spec.extra.extend(["-object".to_owned(), object]);
         }
     }
     spec.audio = match plan.devices.audio {

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use no43_builder::plan::Plan;
+use no43_builder::plan::{Plan, SharePlan};
 use no43_builder::store::Store;
 use no43_guest::setup::first_start::FirstStart;
 use no43_host::{Lease, ProcessRef, kvm};
@@ -14,6 +14,7 @@ use no43_machine::tpm::Swtpm;
 use no43_machine::{Accel, Machine, StartOptions, accel};
 use serde::{Deserialize, Serialize};
 
+use super::beside::Beside;
 use super::control::{self, Shared, Wake};
 use super::event::Happened;
 use super::host::{Host, Refusal, Taken};
@@ -147,6 +148,8 @@ pub(super) struct Run {
     announced: bool,
     /// What the guest is given when it first answers.
     pub(super) first_start: Option<FirstStart>,
+    /// To be mounted in a guest that starts.
+    pub(super) shares: Vec<SharePlan>,
 }
 
 impl Run {
@@ -178,6 +181,8 @@ impl Run {
             cpus: 0,
             memory_mib: 0,
             forwards: Vec::new(),
+            companions: Vec::new(),
+            link: None,
         };
         Ok(Self {
             host,
@@ -190,6 +195,7 @@ impl Run {
             note,
             announced: false,
             first_start: None,
+            shares: Vec::new(),
         })
     }
 
@@ -252,6 +258,7 @@ impl Run {
         self.note.cpus = start.plan.machine.cpus;
         self.note.memory_mib = start.plan.machine.memory_mib;
         self.note.forwards.clone_from(&start.plan.devices.forwards);
+        self.shares.clone_from(&start.plan.devices.shares);
         if let Err(refusal) = self.announce(ready) {
             ready(Err(refusal.clone()));
             return Err(refusal);
@@ -309,14 +316,22 @@ impl Run {
             no43_host::memlock::check(spec.memory_mib).map_err(|error| setup(&error))?;
         }
         self.given_up()?;
+        let beside = Beside::open(&start.plan, &mut spec, &dirs, &self.host, &taken.lease, &self.shared.hub)?;
+        self.note.companions = beside.companions.processes().to_vec();
+        self.note.link.clone_from(&beside.link);
+        self.write_note();
         let began = Instant::now();
         self.host.bind(taken, &self.shared.hub)?;
         self.given_up()?;
         let tpm = tpm_state.map(|state| Swtpm::start_lasting(&state, &tpm_socket(&dirs))).transpose();
         let mut tpm = tpm.map_err(|error| setup(&error))?;
         spec.tpm = tpm.as_ref().map(|tpm| tpm.socket().to_owned());
-        let options =
-            StartOptions { qemu: start.qemu.clone(), outlives: true, ..StartOptions::new(dirs.dir()) };
+        let options = StartOptions {
+            qemu: start.qemu.clone(),
+            outlives: true,
+            network: beside.network,
+            ..StartOptions::new(dirs.dir())
+        };
         let not_noted = |error: no43_host::StateError| {
             self.hub().warn(format!("failed to write down which QEMU uses the cards: {error}"));
         };
@@ -329,6 +344,7 @@ impl Run {
         if let Some(tpm) = &mut tpm {
             tpm.leave_running();
         }
+        beside.companions.belong_to_qemu();
         self.hub().say(Happened::Started {
             pid: machine.pid(),
             took_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
@@ -466,6 +482,11 @@ impl Run {
             self.hub().say(Happened::Failed { cause: refusal.cause.clone() });
         }
         let name = self.note.name.clone();
+        if let Some(link) = self.note.link.take()
+            && let Err(error) = self.host.privilege.remove_macvtap(&link, &self.host.roots)
+        {
+            self.hub().warn(format!("the network link {link} is still there: {error}"));
+        }
         if self.note.ephemeral {
             self.held = None;
             let removed =

@@ -112,6 +112,7 @@ impl<'a> Watch<'a> {
         });
         let kept = self.run.instance.record.disks.iter().filter(|disk| disk.path.is_none());
         let kept: Vec<(String, String)> = kept.map(|disk| (disk.serial.clone(), disk.name.clone())).collect();
+        let shares: Vec<_> = self.run.shares.iter().filter(|share| share.to.is_some()).cloned().collect();
         let wait = move || {
             let after = match agent.wait_ready(limit, |_| ()) {
                 Ok(after) => Some(u64::try_from(after.as_millis()).unwrap_or(u64::MAX)),
@@ -122,10 +123,17 @@ impl<'a> Watch<'a> {
             let linux = |agent: &no43_machine::Agent| {
                 agent.os_info().is_ok_and(|os| os.id.as_deref() != Some("mswindows"))
             };
-            if after.is_some() && !kept.is_empty() && linux(&agent) {
+            let mounts = !kept.is_empty() || !shares.is_empty();
+            if after.is_some() && mounts && linux(&agent) {
                 for (serial, name) in &kept {
                     if let Err(why) = super::kept_disks::prepare(&agent, serial, name) {
                         shared.hub.warn(format!("disk '{name}' is not mounted in the guest: {why}"));
+                    }
+                }
+                for share in &shares {
+                    if let Err(why) = super::beside::mounts::mount(&agent, share) {
+                        let name = &share.name;
+                        shared.hub.warn(format!("share '{name}' is not mounted in the guest: {why}"));
                     }
                 }
             }

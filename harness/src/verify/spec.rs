@@ -119,7 +119,10 @@ pub(crate) fn machine_spec(
     };
     spec.network = match plan.network {
         NetworkPlan::None => Network::None,
-        NetworkPlan::User => Network::User { mac: None, restrict: false, forwards: Vec::new() },
+        // a throw-away machine needs a way out, not a place in this host's network
+        NetworkPlan::User | NetworkPlan::Bridge(_) | NetworkPlan::Macvtap(_) => {
+            Network::User { mac: None, restrict: false, forwards: Vec::new() }
+        }
     };
     spec.display = match plan.display.console {
         Console::Always => Display::Vga,

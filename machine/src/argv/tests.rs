@@ -4,7 +4,7 @@ use insta::assert_snapshot;
 
 use super::*;
 use crate::Accel;
-use crate::spec::{DirectKernel, DiskFormat, Forward, PassedFunction, SerialPort, Smp};
+use crate::spec::{DirectKernel, DiskFormat, Forward, Opened, PassedFunction, SerialPort, Smp};
 
 /// One flag with its value a line, as a person would write it.
 fn lines(spec: &MachineSpec) -> String {
@@ -129,8 +129,13 @@ fn a_guest_with_a_card() {
 
 #[test]
 fn a_lab_host() {
-    let share =
-        |tag: &str, read_only, attach| Share { tag: tag.into(), path: "/s".into(), read_only, attach };
+    let share = |tag: &str, read_only, attach| Share {
+        tag: tag.into(),
+        path: "/s".into(),
+        read_only,
+        virtiofs: None,
+        attach,
+    };
     let spec = MachineSpec {
         machine_type: "pc-q35-10.0".into(),
         smp: Smp::cpus(2),
@@ -246,4 +251,48 @@ fn a_windows_installation() {
     let bad = Smbios { manufacturer: "a,b".into(), product: "VM".into(), serial: "1".into() };
     let spec = MachineSpec { smbios: Some(bad), ..spec };
     assert!(spec.check(&RunDirs::at("/r")).unwrap_err().to_string().contains("SMBIOS text"));
+}
+
+#[test]
+fn a_kept_machine_with_things_that_were_opened_for_it() {
+    let share = |tag: &str, virtiofs: Option<&str>| Share {
+        tag: tag.into(),
+        path: "/home/me/music".into(),
+        read_only: true,
+        virtiofs: virtiofs.map(Into::into),
+        attach: Attach::AtStart,
+    };
+    let network = |what| Network::Opened { mac: "52:54:00:00:00:01".into(), what };
+    let mut spec = MachineSpec {
+        shares: vec![share("music", Some("/run/s,0.sock")), share("photos", None)],
+        network: network(Opened::Tap),
+        usb_controller: true,
+        memory_mib: 2048,
+        ..MachineSpec::new("play", Accel::Kvm)
+    };
+    let interesting = |spec: &MachineSpec| {
+        let words = ["-netdev", "net0", "share", "music", "photos", "ram", "xhci"];
+        let all = lines(spec);
+        let found: Vec<&str> =
+            all.lines().filter(|line| words.iter().any(|word| line.contains(word))).collect();
+        found.join("\n")
+    };
+    assert_snapshot!(interesting(&spec), @"
+    -object memory-backend-memfd,id=ram,size=2048M,share=on
+    -machine pc-q35-7.2,vmport=off,dump-guest-core=off,memory-backend=ram
+    -device qemu-xhci,id=usb,bus=pcie.0,addr=0x4
+    -chardev socket,id=share-music,path=/run/s,,0.sock
+    -device vhost-user-fs-pci,id=share-music,bus=pcie.0,addr=0x6,chardev=share-music,tag=music
+    -fsdev local,id=photos,path=/home/me/music,security_model=none,multidevs=remap,readonly=on
+    -device virtio-9p-pci,id=share-photos,bus=pcie.0,addr=0x7,fsdev=photos,mount_tag=photos
+    -netdev tap,id=net0,fd=1
+    -device virtio-net-pci,id=net0,bus=pcie.0,addr=0x3,netdev=net0,romfile=,mac=52:54:00:00:00:01
+    ");
+    spec.network = network(Opened::Socket);
+    spec.shares.clear();
+    assert_snapshot!(interesting(&spec), @"
+    -device qemu-xhci,id=usb,bus=pcie.0,addr=0x4
+    -netdev stream,id=net0,server=off,addr.type=fd,addr.str=1
+    -device virtio-net-pci,id=net0,bus=pcie.0,addr=0x3,netdev=net0,romfile=,mac=52:54:00:00:00:01
+    ");
 }

@@ -70,8 +70,13 @@ fn everything_that_can_be_described_is_accepted_by_qemu() {
         locked(other(DiskBus::Virtio)),
         locked(other(DiskBus::Nvme)),
     ];
-    let share =
-        |tag: &str, attach| Share { tag: tag.into(), path: dir.path().to_owned(), read_only: true, attach };
+    let share = |tag: &str, attach| Share {
+        tag: tag.into(),
+        path: dir.path().to_owned(),
+        read_only: true,
+        virtiofs: None,
+        attach,
+    };
     spec.shares = vec![share("now", Attach::AtStart), share("later", Attach::Later)];
     spec.ports = vec![SerialPort { name: "org.no43.lab".into(), socket: None }];
     spec.serials = vec![file("com1"), file("com2")];

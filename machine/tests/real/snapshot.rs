@@ -22,6 +22,7 @@ fn a_saved_machine_comes_back_as_often_as_one_likes() {
         tag: "store".into(),
         path: shared.path().to_owned(),
         read_only: true,
+        virtiofs: None,
         attach: Attach::Later,
     }];
     let machine = start(&spec, &options);

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use no43_tests::{LabHost, Scene};
+use serde_json::json;
 
 /// In scripts: instances, their supervisors and machines, and what must not be left of them. `$seed` chooses the moments.
 const KEPT: &str = r#"
@@ -183,4 +184,77 @@ pub(crate) fn starts_killed(scene: &Scene) -> Result<()> {
 
 pub(crate) fn a_hundred_starts_killed(scene: &Scene) -> Result<()> {
     killed_starts(scene, 100, 2400)
+}
+
+/// A tap in a bridge, then a macvtap; a folder; a keyboard that comes and goes.
+pub(crate) fn network_share_and_usb(scene: &Scene) -> Result<()> {
+    let host = LabHost::up(scene, "one-card")?;
+    host.outer("device_add", json!({"driver": "usb-kbd", "id": "keyboard", "bus": "usb.0", "port": "1"}))?;
+    let body = r#"
+        for module in tun bridge macvtap dummy xhci_pci usbhid; do modprobe -q $module; done
+        ip link add br0 type bridge && ip addr add 10.43.0.1/24 dev br0 && ip link set br0 up || fail "no bridge"
+        mkdir -p /etc/no43; printf 'br0 # the guests\nwire0\n' > /etc/no43/bridges
+        ip link add wire0 type dummy && ip link set wire0 up || fail "no dummy"
+        no43 run --locked --name play --set network.mode=bridge --set network.bridge=br7 "$guest" > no.log 2>&1; [ $? = 8 ] || { cat no.log; fail "a bridge that is not there"; }
+        has no.log "this host has no bridge 'br7'; it has br0"
+        is "$(cards)" bochs-drm || fail "a start that failed kept the card"
+        no43 instance rm --yes play > /dev/null
+
+        mkdir -p /home/lab/music; echo "a song" > /home/lab/music/one.txt; chown -R lab: /home/lab/music
+        cat > $work/recipes/play.toml <<END
+extends = "lab-guest.toml"
+[network]
+mode = "bridge"
+bridge = "br0"
+[[share]]
+name = "music"
+path = "/home/lab/music"
+to   = "/srv/music"
+END
+        guest=$work/recipes/play.toml
+        up play --set "checks.ready=8 min"
+        inside() { no43 shell play -- sh -c "$*" > inside.log 2>&1 || { cat inside.log; cat $state/m/play/events.jsonl; fail "in the guest: $*"; }; }
+        ready() { grep -q '"ready"' $state/m/play/events.jsonl; }
+        within 400 ready
+        inside cat /srv/music/one.txt; has inside.log "a song"
+        inside 'touch /srv/music/two.txt; true'; [ -e /home/lab/music/two.txt ] && fail "a read-only share was written to"
+        inside 'modprobe virtio_net; sleep 1; busybox ip link set eth0 up && busybox ip addr add 10.43.0.2/24 dev eth0; cat /sys/class/net/eth0/address'
+        mac=$(tail -n 1 inside.log)
+        inside 'busybox ping -c 1 -W 20 10.43.0.1'
+        ip neigh show dev br0 | grep -q "10.43.0.2 lladdr $mac" || { ip neigh; fail "the guest is not a neighbour"; }
+        no43 ip play > ip.log; has ip.log 10.43.0.2
+
+        # a keyboard comes and goes
+        chmod a+rw /dev/bus/usb/*/*
+        no43 usb ls > usb.log; has usb.log "QEMU USB Keyboard"
+        port=$(awk '/Keyboard/{print $1}' usb.log)
+        no43 usb add play 9-9 > none.log 2>&1 && fail "a device that is not there was passed"
+        has none.log "QEMU USB Keyboard ($port"
+        inside 'modprobe xhci_pci; modprobe usbhid'
+        no43 usb add play $port > usb-add.log 2>&1 || { cat usb-add.log; fail "usb add"; }
+        guest_has() { no43 shell play -- sh -c 'cat /sys/bus/usb/devices/*/product' 2>/dev/null | grep -q 'QEMU USB Keyboard'; }
+        guest_lacks() { ! guest_has; }
+        within 60 guest_has
+        no43 usb rm play $port > usb-rm.log 2>&1 || { cat usb-rm.log; fail "usb rm"; }
+        within 60 guest_lacks
+        no43 stop play > stop.log 2>&1 || { cat stop.log; fail "stop failed"; }
+        within 20 gone play
+        [ -z "$(ls /sys/class/net/br0/brif)" ] || fail "a tap is left in the bridge"
+        no43 instance rm --yes play > /dev/null
+
+        sed -i 's/mode = "bridge"/mode = "macvtap"/; s/bridge = "br0"/parent = "wire0"/' $guest
+        up play --set "checks.ready=8 min"
+        link=$(ls /sys/class/net | grep '^n43') || fail "there is no link"
+        up_now() { [ "$(no43 shell play -- sh -c 'modprobe virtio_net; sleep 1; busybox ip link set eth0 up; cat /sys/class/net/eth0/address' | tail -n 1)" = "$(cat /sys/class/net/$link/address)" ]; }
+        within 300 up_now
+        # both killed: the link is removed by the next command
+        victim=$(machine play); kill -9 $(supervisor play); kill -9 $victim
+        no43 release > release.log 2>&1
+        [ -e /sys/class/net/$link ] && { cat release.log; fail "the link of a dead machine is still there"; }
+        no43 instance rm --yes play > /dev/null
+        ip link del br0; ip link del wire0
+        nothing_left
+    "#;
+    host.script(500, &format!("seed={}\n{KEPT}\n{body}", seed()))?;
+    host.down()
 }

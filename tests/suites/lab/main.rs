@@ -48,6 +48,8 @@ static CASES: &[Case] = &[
     Case::new("a-guest-that-restarts-keeps-its-card-and-a-panic-is-told", kept::guests_that_end).needs(LAB),
     Case::new("jobs-that-pass-fail-hang-and-die-leave-nothing", kept::jobs_over_cards).needs(LAB),
     Case::new("a-start-killed-at-any-moment-leaves-nothing", kept::starts_killed).needs(LAB),
+    Case::new("a-guest-has-this-hosts-network-a-folder-and-a-keyboard", kept::network_share_and_usb)
+        .needs(LAB),
     Case::new("a-hundred-killed-supervisors-lose-no-guest", kept::a_hundred_kills).needs(SOAK),
     Case::new("twenty-jobs-leave-nothing", kept::twenty_jobs).needs(SOAK),
     Case::new("a-hundred-killed-starts-leave-nothing", kept::a_hundred_starts_killed).needs(SOAK),

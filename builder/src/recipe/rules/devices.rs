@@ -34,6 +34,47 @@ impl Rules<'_> {
         }
     }
 
+    /// How the guest reaches the world.
+    pub(super) fn network(&mut self, root: &At<'_>) -> NetworkPlan {
+        let Some(at) = root.child("network") else { return NetworkPlan::User };
+        let mode = at.text("mode");
+        for (key, of) in [("bridge", "bridge"), ("parent", "macvtap")] {
+            if at.node(key).is_some() && mode != of {
+                let what = format!("'{key}' is only used with mode = \"{of}\"");
+                self.push(
+                    at.spot(key)
+                        .problem(Kind::Conflict, what)
+                        .fix(format!("set network.mode = \"{of}\", or remove it")),
+                );
+            }
+        }
+        let mut named = |key: &str, example: &str| match at.owned(key) {
+            Some(name) if is_interface(&name) => name,
+            Some(name) => {
+                let what = format!("'{name}' is no interface's name");
+                self.push(
+                    at.spot(key)
+                        .problem(Kind::BadValue, what)
+                        .fix("write it as ip link shows it, at most 15 characters"),
+                );
+                name
+            }
+            None => {
+                let what = format!("network.mode = \"{mode}\" needs '{key}'");
+                self.push(
+                    at.spot("mode").problem(Kind::Missing, what).fix(format!("add {key} = \"{example}\"")),
+                );
+                String::new()
+            }
+        };
+        match mode {
+            "none" => NetworkPlan::None,
+            "bridge" => NetworkPlan::Bridge(named("bridge", "br0")),
+            "macvtap" => NetworkPlan::Macvtap(named("parent", "enp3s0")),
+            _ => NetworkPlan::User,
+        }
+    }
+
     fn disks(&mut self, root: &At<'_>) -> Vec<DiskPlan> {
         let mut disks: Vec<DiskPlan> = Vec::new();
         for at in root.items("disk") {
@@ -98,7 +139,8 @@ impl Rules<'_> {
             }
             // the guest is not trusted: it writes only where a person says so
             let read_only = at.node("read-only").is_none() || at.bool("read-only");
-            shares.push(SharePlan { name, path, read_only });
+            let to = at.owned("to");
+            shares.push(SharePlan { name, path, read_only, to });
         }
         shares
     }
@@ -168,8 +210,12 @@ impl Rules<'_> {
             }
             forwards.push(one);
         }
-        if !forwards.is_empty() && *network == NetworkPlan::None {
-            let problem = at.spot("forward").problem(Kind::Conflict, "there is no network to forward to");
+        if !forwards.is_empty() && *network != NetworkPlan::User {
+            let what = match network {
+                NetworkPlan::None => "there is no network to forward to",
+                _ => "the guest has an address of its own: nothing is forwarded to it",
+            };
+            let problem = at.spot("forward").problem(Kind::Conflict, what);
             self.push(problem.fix("set network.mode = \"user\", or remove 'forward'"));
         }
         forwards
@@ -190,6 +236,13 @@ impl Rules<'_> {
         }
         Some(mac)
     }
+}
+
+/// What the kernel takes as an interface's name (IFNAMSIZ).
+fn is_interface(name: &str) -> bool {
+    (1..=15).contains(&name.len())
+        && !name.starts_with(['-', '.'])
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-@".contains(&b))
 }
 
 /// `3389` or `13389:3389`.
@@ -266,7 +319,10 @@ mod tests {
             ("[network]\nforward = [22, \"22:23\"]\n", "cannot lead to two places"),
             ("[network]\nmode = \"none\"\nforward = [22]\n", "no network to forward to"),
             ("[network]\nmac = \"01:00:5e:00:00:01\"\n", "is no card's address"),
-            ("[network]\nmode = \"bridge\"\n", "not supported by this version"),
+            ("[network]\nmode = \"bridge\"\n", "needs 'bridge'"),
+            ("[network]\nmode = \"bridge\"\nbridge = \"br0 up\"\n", "no interface's name"),
+            ("[network]\nmode = \"user\"\nbridge = \"br0\"\n", "only used with mode"),
+            ("[network]\nmode = \"macvtap\"\nparent = \"eth0\"\nforward = [22]\n", "an address of its own"),
         ] {
             let said = load(text).unwrap_err();
             assert!(said.contains(what) && said.contains("play.toml:"), "{text}: {said}");

@@ -1,10 +1,12 @@
 //! Reports of a run, all made from its events: terminal, `report.json`, `junit.xml`, `report.html`.
 
+mod anonymise;
 mod html;
 mod junit;
 mod model;
 pub mod terminal;
 
+pub use anonymise::{HandIn, Names, anonymise, scrub};
 pub use model::{ControlModel, Model, PhaseModel, SectionModel};
 
 use crate::evidence::{read::Run, write_atomic};

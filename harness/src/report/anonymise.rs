@@ -44,8 +44,20 @@ impl Names {
 
     /// One more; what is too short, or a word of this program, is no name.
     pub fn add(&mut self, name: &str, instead: &'static str) {
-        let common =
-            ["root", "localhost", "no43", "debian", "windows", "linux", "guest", "host", "user", "lab", "name", "recipe"];
+        let common = [
+            "root",
+            "localhost",
+            "no43",
+            "debian",
+            "windows",
+            "linux",
+            "guest",
+            "host",
+            "user",
+            "lab",
+            "name",
+            "recipe",
+        ];
         if name.len() >= SHORTEST_NAME && !common.contains(&name.to_lowercase().as_str()) {
             self.0.push((name.to_lowercase(), instead));
         }

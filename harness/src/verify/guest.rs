@@ -33,6 +33,12 @@ impl<'a> LiveGuest<'a> {
         Self { agent: machine.agent(), machine: Some(machine), limit, boot_id: None, program: None }
     }
 
+    /// A guest that somebody else runs, or a scripted one.
+    #[cfg(test)]
+    pub(crate) fn of_agent(agent: Agent, limit: Duration) -> Self {
+        Self { agent, machine: None, limit, boot_id: None, program: None }
+    }
+
     /// Where our program is in this guest.
     fn program(&mut self) -> &'static str {
         *self.program.get_or_insert_with(|| {

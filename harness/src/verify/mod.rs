@@ -217,6 +217,8 @@ fn judge_control(ended: &run::Ended, fails_in: &str) -> (bool, String) {
 }
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 mod tests;
 #[cfg(test)]
 pub(crate) use tests::plan as plan_for_tests;

@@ -461,12 +461,21 @@ fn same_file(from: &Path, to: &Path) -> Result<(), BuildError> {
     }
 }
 
-/// Sockets need a short path, so the machine runs outside the store.
-pub(crate) fn run_dir(staging: &mut Staging) -> Result<PathBuf, BuildError> {
-    let parent = std::env::var_os("XDG_RUNTIME_DIR")
+/// What the names of run directories begin with; the builder's process follows.
+pub(crate) const RUN_DIR_PREFIX: &str = "no43-step-";
+
+/// Where run directories are, the first choice first.
+pub(crate) fn run_dir_places() -> Vec<PathBuf> {
+    let own = std::env::var_os("XDG_RUNTIME_DIR")
         .map(PathBuf::from)
         .filter(|dir| dir.is_dir() && dir.as_os_str().len() < 60);
-    let dir = parent.unwrap_or_else(std::env::temp_dir).join(format!("no43-step-{}", std::process::id()));
+    own.into_iter().chain([std::env::temp_dir()]).collect()
+}
+
+/// Sockets need a short path, so the machine runs outside the store.
+pub(crate) fn run_dir(staging: &mut Staging) -> Result<PathBuf, BuildError> {
+    let parent = run_dir_places().swap_remove(0);
+    let dir = parent.join(format!("{RUN_DIR_PREFIX}{}", std::process::id()));
     staging.owns_outside(&dir)?;
     Ok(dir)
 }

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use no43_builder::install::{self, Installation};
 use no43_harness::exit_codes;
 use no43_harness::instance::Instances;
 use no43_harness::running::{Client, ClientError, Left, Refusal, Row, Runs};
@@ -57,6 +58,14 @@ pub(crate) fn running(runs: &Runs, name: &str) -> Result<Row, Failure> {
     let others =
         if others.is_empty() { "nothing runs".to_owned() } else { format!("running: {}", others.join(", ")) };
     Err(Failure::new(exit_codes::INSTANCE, format!("'{name}' is not running; {others}")))
+}
+
+/// The installation of the recipe `name`, unless an instance of that name runs.
+pub(crate) fn installation(name: &str) -> Result<Option<Installation>, Failure> {
+    match runs()?.row(name).filter(|row| row.left != Left::Dead) {
+        Some(_) => Ok(None),
+        None => Ok(install::running(name)),
+    }
 }
 
 /// The guest's agent, if it answers.

@@ -18,7 +18,7 @@ const VIEWERS: &[&str] = &["vncviewer", "xtightvncviewer", "gvncviewer", "remote
 /// one viewer over 127.0.0.1 and ends with it.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The instance
+    /// The instance, or the recipe whose Windows is being installed
     name: String,
     /// Wait on this port of 127.0.0.1 for one viewer (0: any free port); whoever connects first gets the screen
     #[arg(long, value_name = "PORT")]
@@ -29,9 +29,14 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, context: &Context) -> Done {
-    let runs = runs()?;
-    running(&runs, &args.name)?;
-    let socket = vnc_socket(&runs.dirs(&args.name));
+    let socket = match crate::running::installation(&args.name)? {
+        Some(installation) => installation.vnc,
+        None => {
+            let runs = runs()?;
+            running(&runs, &args.name)?;
+            vnc_socket(&runs.dirs(&args.name))
+        }
+    };
     if !socket.exists() {
         let what = format!(
             "'{}' has no emulated screen: display.console = \"never\"; its picture is on the card's own output",

@@ -430,9 +430,16 @@ fn no_disk(scene: &Scene) -> Result<()> {
         "cannot see the target disk",
         "no storage controller driver loaded",
         "machine.disk-bus",
+        "no43 view stand-in",
     ];
     // told by the guest program that watches Setup's log; Setup itself stands still
-    fault(scene, &playing("no-disk"), &english(), &["--patience", "0.5"], &wanted)
+    fault(scene, &playing("no-disk"), &english(), &["--patience", "0.5", "--keep-on-failure"], &wanted)?;
+    // the machine stands as it was left, and can be looked at
+    no43(scene, &["shot", "stand-in", "screen.png"])?.ok()?;
+    full_file(&scene.work().join("screen.png"))?;
+    no43(scene, &["view", "stand-in", "--print"])?.ok()?.must_say(&["vnc.sock"])?;
+    scene.kill_all();
+    Ok(())
 }
 
 fn bad_answer(scene: &Scene) -> Result<()> {

@@ -21,6 +21,7 @@ use serde_json::{Value, json};
 
 use super::cause::{self, Cause};
 use super::com1;
+use super::look;
 use super::watch::{Act, Blocks, MEDIUM_SERIAL, Seen, Verdict, Watch};
 use super::{Limits, Phase, PhaseTime};
 
@@ -175,7 +176,8 @@ pub fn install(job: &Job<'_>, say: &mut dyn FnMut(&str)) -> Result<Installed, In
         None => None,
     };
     let com1 = job.evidence.join("com1.log");
-    let spec = spec(job, tpm.as_ref().map(|tpm| tpm.socket().to_owned()), &com1);
+    let mut spec = spec(job, tpm.as_ref().map(|tpm| tpm.socket().to_owned()), &com1);
+    look::attach(&mut spec, job.run_dir);
     let options = StartOptions {
         qemu: job.qemu.to_owned(),
         dies_with_us: !job.keep_on_failure,
@@ -231,7 +233,7 @@ fn spec(job: &Job<'_>, tpm: Option<PathBuf>, com1: &Path) -> MachineSpec {
         panic_device: true,
         clock: Clock::LocalTime,
         cpu: windows_cpu(job.accel, job.accel.default_cpu()),
-        ..MachineSpec::new(format!("install-{}", job.name), job.accel)
+        ..MachineSpec::new(look::machine_name(&job.name), job.accel)
     }
 }
 
@@ -294,7 +296,7 @@ impl<'a> Driver<'a> {
 
     /// Until the watch says that it is over.
     fn follow(&mut self, say: &mut dyn FnMut(&str)) -> Result<(), Stop> {
-        say(&self.in_words(Phase::Firmware));
+        say(&format!("{}   (no43 view {} shows it)", self.in_words(Phase::Firmware), self.job.name));
         loop {
             if (self.job.cancelled)() {
                 return Err(Stop::Cancelled);
@@ -459,10 +461,9 @@ impl<'a> Driver<'a> {
         if let Some(mut tpm) = tpm {
             tpm.leave_running();
         }
-        let pid = self.machine.pid();
-        let socket = self.machine.dirs().qmp_socket();
+        let (pid, name, socket) = (self.machine.pid(), &self.job.name, self.machine.dirs().qmp_socket());
         format!(
-            "the machine runs on as process {pid} until the next build; its control socket is {}",
+            "the machine runs on as process {pid} until the next build: no43 view {name}, no43 shot {name}; its control socket is {}",
             socket.display()
         )
     }

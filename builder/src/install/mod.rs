@@ -8,11 +8,13 @@
 mod cause;
 pub(crate) mod com1;
 mod drive;
+mod look;
 mod phase;
 pub(crate) mod watch;
 
 pub use cause::Cause;
 pub(crate) use drive::windows_cpu;
 pub use drive::{Failed, Identity, InstallError, Installed, Job, install};
+pub use look::{Installation, running};
 pub use phase::{Limits, Phase, PhaseTime};
 pub use watch::MEDIUM_SERIAL;

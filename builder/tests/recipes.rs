@@ -746,9 +746,9 @@ fn another_driver_is_one_new_layer() {
     assert_ne!(one[2], other[2]);
     insta::assert_snapshot!(new.to_string().replace(&folder.path("").display().to_string(), ""), @"
     games   windows10   from games.toml
-    layers   aa8d1e0186c3  base               Windows 10 Professional fr-FR build 19045, 2 drivers, 3 set…
-             fa698cc696b6  remote play        Parsec
-             4599c6302585  driver             driver 472.12, staged
+    layers   faa1d04c5e84  base               Windows 10 Professional fr-FR build 19045, 2 drivers, 3 set…
+             c5696b4c7cce  remote play        Parsec
+             e641da56012f  driver             driver 472.12, staged
     machine  2 CPUs, 4 GiB memory, 64 GiB disk, UEFI, boots from its disk, user network
     card     10de:2484
     checks   agent, card, driver, connector, work, quiet
@@ -784,4 +784,44 @@ fn a_driver_that_is_installed_with_the_card_is_kept_as_it_is_where_that_is_asked
         actions.contains("testsigning") && actions.find("testsigning") < actions.find("driver 472.12"),
         "{actions}"
     );
+}
+
+#[test]
+fn a_step_in_a_windows_is_a_layer_that_the_guest_program_makes() {
+    let folder = Folder::with(&[("games.toml", WINDOWS_DRIVER)]);
+    let of = |sets: &[&str]| windows_plan(&folder, sets);
+    let run = "step=[{ name = 'unpack', run = ['C:\\Games\\setup.exe', '/silent'] }, { reboot = true }, { copy = { input = 'parsec', to = 'C:\\Apps\\' } }]";
+    let plan = of(&[run]).unwrap_or_else(|problems| panic!("{problems}"));
+    let layers: Vec<String> = plan.layers[3..]
+        .iter()
+        .map(|layer| match &layer.what {
+            LayerWhat::WindowsSetup(step) => {
+                let files: Vec<&str> = step.files.iter().map(|(to, _)| to.as_str()).collect();
+                format!(
+                    "{}: {} {files:?} seal {}",
+                    layer.name,
+                    serde_json::to_string(&step.setup.actions).unwrap(),
+                    step.setup.seal
+                )
+            }
+            other => format!("{other:?}"),
+        })
+        .collect();
+    insta::assert_snapshot!(layers.join("\n"), @r##"
+unpack: [{"name":"unpack","task":{"do":"command","run":["C:\\Games\\setup.exe","/silent"],"codes":{"done":[0],"restart":[3010,1641],"unchanged":[]}},"limit_seconds":600,"restart":"later"},{"name":"restart","task":{"do":"restart","only_if_needed":true},"limit_seconds":1200,"restart":"later"}] [] seal false
+step 2: [{"name":"restart","task":{"do":"restart","only_if_needed":false},"limit_seconds":1200,"restart":"later"}] [] seal false
+step 3: [{"name":"copy C:\\Apps\\parsec","task":{"do":"copy","from":"files/0","to":"C:\\Apps\\parsec"},"limit_seconds":3600,"restart":"later"}] ["files/0"] seal false
+"##);
+    let refused = |step: &str| of(&[step]).expect_err("no such step in Windows").to_string();
+    insta::assert_snapshot!(refused("step=[{ install = ['vim'] }]"), @r"
+step: this version has no 'install' in Windows guests (step 'step 1')
+    fix   copy the installer in, and run it silently
+");
+    insta::assert_snapshot!(refused("step=[{ wait-for = { file = 'C:\\x' } }]"), @r"
+step: this version has no 'wait-for' in Windows guests (step 'step 1')
+    fix   use run with a program that waits
+");
+    let other = of(&[&run.replace("/silent", "/S")]).unwrap();
+    assert_eq!(keys(&plan)[..3], keys(&other)[..3]);
+    assert_ne!(keys(&plan)[3], keys(&other)[3]);
 }

@@ -89,6 +89,9 @@ pub(crate) const PACKAGES: &[Package] = &[
     ),
     package(Tier::Test, "udftools", "mkudffs: discs of another writer, for the UDF reader"),
     package(Tier::Test, "wimtools", "wimlib-imagex: real WIM files, for the media inspection"),
+    package(Tier::Test, "python3-dbusmock", "a stand-in for logind: inhibitors, and a host that shuts down"),
+    package(Tier::Test, "dbus-daemon", "the bus that the stand-in for logind is on"),
+    package(Tier::Test, "dbus-bin", "dbus-send: asks the stand-in what it holds"),
     package(Tier::Test, "nix-bin", "nix-instantiate --parse flake.nix"),
     compiler(
         Tier::Test,

@@ -28,6 +28,9 @@ enum Command {
     Setup(SetupArgs),
     /// Serve bind, release, hugepages and tap to one group, as root; systemd starts it, or a person
     Helper(HelperArgs),
+    /// Send the helper one request as it is; for looking at what it answers
+    #[command(hide = true)]
+    Ask { request: String },
 }
 
 #[derive(Debug, clap::Args)]
@@ -70,6 +73,12 @@ pub(crate) fn run(args: &Args, context: &Context) -> Done {
         Command::Setup(args) if args.undo => undo(args, context),
         Command::Setup(args) => set_up(args, context),
         Command::Helper(args) => serve(args),
+        Command::Ask { request } => {
+            let limit = std::time::Duration::from_secs(300);
+            let answer = helper::ask(&helper::socket(), request, limit).or_exit(exit_codes::HOST_SETUP)?;
+            crate::context::print_text(&format!("{answer}\n"))?;
+            Ok(exit_codes::OK)
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use clap::Subcommand;
 use no43_builder::store::Store;
 use no43_harness::exit_codes;
 use no43_harness::instance::{Instance, Instances, Origin, Renewed};
-use no43_harness::running::{Left, Runs};
+use no43_harness::running::{Autostart, Left, Runs};
 use serde::Serialize;
 
 use crate::context::{Context, Done, Failure, OrExit as _};
@@ -67,6 +67,16 @@ enum Command {
         from: PathBuf,
         #[arg(long)]
         name: Option<String>,
+    },
+    /// Start one with this host: a unit of systemd, in your own manager (of the system for root)
+    Autostart {
+        name: String,
+        /// Not any more
+        #[arg(long)]
+        off: bool,
+        /// Only print the unit
+        #[arg(long)]
+        print: bool,
     },
     /// Make the system disk, or a kept one, larger
     Resize {
@@ -151,6 +161,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
             };
             say(context, &format!("{} is here, with {identity}", imported.instance.name()))
         }
+        Command::Autostart { name, off, print } => {
+            find(&all, &name)?;
+            autostart(&name, off, print, context)
+        }
         Command::Resize { name, size, disk } => {
             idle(&runs, &name)?;
             let wanted = no43_builder::recipe::parse_size(&size)
@@ -165,6 +179,34 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
                 ),
             )
         }
+    }
+}
+
+fn autostart(name: &str, off: bool, print: bool, context: &Context) -> Done {
+    let units = Autostart::of_this_user().or_exit(exit_codes::HOST_SETUP)?;
+    let no43 = crate::running::this_program()?;
+    let systemd = std::path::Path::new("/run/systemd/system").is_dir();
+    if print || (!systemd && !off) {
+        crate::context::print_text(&units.unit(&no43))?;
+        if !print {
+            let what =
+                format!("no systemd runs here: start it from what starts things here: no43 run {name}");
+            return Err(Failure::new(exit_codes::HOST_SETUP, what));
+        }
+        return Ok(exit_codes::OK);
+    }
+    let done = if off { units.off(name) } else { units.on(name, &no43) };
+    done.or_exit(exit_codes::HOST_SETUP)?;
+    let root = no43_host::Privilege::detect() == no43_host::Privilege::Root;
+    let manager: &[&str] = if root { &["daemon-reload"] } else { &["--user", "daemon-reload"] };
+    // a manager that does not run reads it at its start
+    let _ =
+        std::process::Command::new("systemctl").args(manager).stderr(std::process::Stdio::null()).status();
+    let linger =
+        if root { "" } else { "\n  also     loginctl enable-linger, so that it starts before you log in" };
+    match off {
+        true => say(context, &format!("{name} does not start with this host any more")),
+        false => say(context, &format!("{name} starts with this host (no43@{name}.service){linger}")),
     }
 }
 

@@ -85,6 +85,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Done {
         wait_s: args.wait.as_secs(),
         extra_disks: extra_disks.into_iter().collect(),
         qemu: "qemu-system-x86_64".into(),
+        last_input: false,
     });
     let job = Job {
         command: args.command.clone(),

@@ -71,6 +71,8 @@ enum Command {
         #[arg(default_value = "three-cards")]
         name: String,
     },
+    /// Shut the lab host of a lab that is up down in order, and boot it again with the initrd that it has made meanwhile
+    Reboot(Which),
     /// End a lab; its disk is thrown away
     Down {
         /// The lab's name, as `lab ls` says
@@ -96,6 +98,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
             lab.leave_running();
             ended.map_err(|error| failure(&error))
         }
+        Command::Reboot(which) => reboot(&which, context),
         Command::Down { name } => {
             Lab::end(&name, &plain_options(context)?).map_err(|error| failure(&error))?;
             context.print(&serde_json::json!({"down": name}), |_| format!("lab '{name}' is down\n"))?;
@@ -118,6 +121,21 @@ fn up(which: &Which, context: &Context) -> Done {
     lab.leave_running();
     context.print(&serde_json::json!({"up": name}), |_| {
         format!("lab '{name}' is up\n  use it    no43 lab run --profile {name} -- gpus\n  end it    no43 lab down {name}\n")
+    })?;
+    Ok(exit_codes::OK)
+}
+
+fn reboot(which: &Which, context: &Context) -> Done {
+    let profile = Profile::load(&which.profile).or_exit(exit_codes::RECIPE)?;
+    let interrupts = interrupts()?;
+    let host = lab_host(which, interrupts.stop(), context)?;
+    let options = options(which, interrupts.stop(), context)?;
+    let lab = attach(&profile.name, context)?;
+    let lab = lab.reboot(&profile, &host, &options, &mut progress).map_err(|error| failure(&error))?;
+    tell_start(&lab);
+    lab.leave_running();
+    context.print(&serde_json::json!({"rebooted": profile.name}), |_| {
+        format!("lab '{}' is up again\n", profile.name)
     })?;
     Ok(exit_codes::OK)
 }

@@ -34,6 +34,9 @@ pub(crate) struct Args {
     /// Return as soon as the guest answers
     #[arg(long)]
     detach: bool,
+    /// Give the guest this host's last keyboard or pointer if the recipe says so, instead of sharing it
+    #[arg(long)]
+    yes: bool,
     /// How long to wait for a card that somebody else has, such as "10 min"
     #[arg(long, value_name = "TIME", value_parser = duration, default_value = "0 s")]
     wait: Duration,
@@ -62,6 +65,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Done {
         wait_s: args.wait.as_secs(),
         extra_disks: Vec::new(),
         qemu: "qemu-system-x86_64".into(),
+        last_input: args.yes,
     });
     let no43 = this_program()?;
     let launched = Launch { no43: &no43, runs: &runs }.launch(&request, &name);

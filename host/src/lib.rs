@@ -22,6 +22,7 @@ pub mod doctor;
 pub mod groups;
 pub mod helper;
 pub mod holders;
+pub mod input;
 pub mod inventory;
 pub mod kvm;
 pub mod lab_port;

@@ -72,6 +72,13 @@ pub(crate) const STORE_AGAIN: &str = r#"
 umount /no43/store && mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,cache=loose,ro store /no43/store
 "#;
 
+/// Before the lab host starts again: the initrd that it has made, if it has made one.
+pub(crate) const BRING_OUT_INITRD: &str = r#"
+initrd=/boot/initrd.img-$(uname -r)
+[ ! -e "$initrd" ] || cp "$initrd" /no43/share/initrd || exit 1
+umount /no43/store; sync
+"#;
+
 /// Starts a command for a run and waits for it. Arguments: the run's directory, `NAME=VALUE` …, the program, its arguments.
 ///
 /// Output goes to files, so that the other side can read along. The command gets a session of its own (so that an

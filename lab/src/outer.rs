@@ -515,5 +515,6 @@ fn fresh_uuid() -> String {
     }
 }
 
+mod reboot;
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,7 @@ const fn row(name: &'static str, detect: fn() -> Result<(), Missing>) -> Capabil
     Capability { name, detect, seen: OnceLock::new() }
 }
 
-static TABLE: [Capability; 13] = [
+static TABLE: [Capability; 14] = [
     row("no43", || programs::no43().map(drop).map_err(|e| e.to_string())),
     row("lab", lab),
     row("kvm", kvm),
@@ -35,6 +35,12 @@ static TABLE: [Capability; 13] = [
     row("wixl", || met(runs("wixl", "--version"), "wixl is not here (package wixl)")),
     row("stand-in", stand_in),
     row("swtpm", || met(runs("swtpm", "--version"), "no virtual TPM here (package swtpm)")),
+    row("logind-mock", || {
+        met(
+            runs("python3", "-cimport dbusmock") && runs("dbus-daemon", "--version"),
+            "no mock of logind here (packages python3-dbusmock, dbus-daemon and dbus-bin)",
+        )
+    }),
     row("soak", || met(std::env::var_os("NO43_SOAK").is_some(), "a long case: ci/test --soak")),
 ];
 

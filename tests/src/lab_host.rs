@@ -130,6 +130,11 @@ impl<'s> LabHost<'s> {
         seen.must_exit(0)
     }
 
+    /// Shuts the lab host down in order and boots it again, from its own disk and with its own initrd.
+    pub fn reboot(&self) -> Result<()> {
+        self.scene.no43(&["lab", "reboot", "--profile", self.profile])?.limit(UP_LIMIT).ok().map(drop)
+    }
+
     /// Takes the lab down.
     pub fn down(mut self) -> Result<()> {
         self.is_up = false;

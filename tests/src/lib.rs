@@ -7,6 +7,7 @@
 pub mod capability;
 pub mod expect;
 pub mod lab_host;
+pub mod logind;
 pub mod programs;
 pub mod run;
 pub mod scene;

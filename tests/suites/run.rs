@@ -3,6 +3,7 @@
 
 use anyhow::{Context, Result, ensure};
 use no43_harness::exit_codes as code;
+use no43_tests::logind::MockLogind;
 use no43_tests::suite::{Case, Images, Order};
 use no43_tests::{Run, Scene};
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,6 +17,7 @@ fn main() -> ExitCode {
 static CASES: &[Case] = &[
     Case::new("a-snapshot-and-a-renew-keep-what-they-promise", states),
     Case::new("a-machine-outlives-terminal-and-supervisor", outlives),
+    Case::new("a-host-that-shuts-down-waits-for-its-guest", host_shutdown).needs(&["logind-mock"]),
     Case::new("a-job-leaves-its-result-and-nothing-else", job),
     Case::new("bad-names-and-second-starts-are-refused-before-anything-is-made", refusals),
 ];
@@ -170,6 +172,35 @@ fn outlives(scene: &Scene) -> Result<()> {
     attached.signal(Signal::INT)?;
     attached.done()?.must_exit(0)?.must_say(&["asking the guest to shut down", "the guest shut down"])?;
     no43(scene, &["ps"])?.ok()?.must_say(&["nothing is running"])?;
+    Ok(())
+}
+
+fn host_shutdown(scene: &Scene) -> Result<()> {
+    prepare(scene, "")?;
+    let with = |args: &[&str], bus: &str| {
+        Ok::<_, anyhow::Error>(no43(scene, args)?.env("DBUS_SYSTEM_BUS_ADDRESS", bus))
+    };
+    // without logind it is said, and the guest runs
+    let soon = ["run", "--detach", "recipes/play.toml", "--set", "checks.ready=1 s"];
+    with(&soon, "unix:path=/nonexistent")?.ok()?.must_say(&["no logind here"])?;
+    no43(scene, &["stop", "play", "--force"])?.ok()?;
+
+    let logind = MockLogind::start(scene, 120)?;
+    let mut attached = with(&["run", "recipes/play.toml"], &logind.address)?.start()?;
+    attached.wait_until("the guest answers", 300, |_| {
+        let events = std::fs::read_to_string(scene.state().join("m/play/events.jsonl"));
+        events.is_ok_and(|text| text.contains("\"ready\""))
+    })?;
+    let held = logind.inhibitors()?;
+    ensure!(held.contains("\"shutdown\"") && held.contains("\"delay\""), "no delay of the shutdown: {held}");
+    ensure!(!held.contains("sleep"), "the host is kept awake without a card: {held}");
+    logind.shut_down()?;
+    attached
+        .done()?
+        .must_exit(0)?
+        .must_say(&["this host shuts down: the guest has 110 s", "the guest shut down"])?;
+    within(10, "the lock is let go of", || Ok(!logind.inhibitors()?.contains("delay")))?;
+    no43(scene, &["instance", "show", "play"])?.ok()?.must_say(&["the guest shut down"])?;
     Ok(())
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::event::{Answer, Ask, Happened};
 use super::hub::Hub;
+use super::logind::Patience;
 
 /// A request is never longer.
 const ASK_MAX: u64 = 64 << 10;
@@ -30,6 +31,8 @@ pub(super) enum Wake {
     Ready(Option<u64>),
     /// The command that this machine was started for is gone.
     OwnerGone,
+    /// logind says that this host shuts down, and waits for us.
+    HostShutdown(Patience),
     /// This process was asked to end: a service that is stopped, a host that shuts down.
     Signal,
 }

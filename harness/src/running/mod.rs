@@ -11,6 +11,7 @@
 //! STATE/m/NAME/events.jsonl   what happened
 //! ```
 
+mod autostart;
 mod beside;
 mod client;
 mod companions;
@@ -20,7 +21,9 @@ mod event;
 pub mod first_start;
 mod host;
 mod hub;
+mod keep_input;
 mod kept_disks;
+mod logind;
 mod note;
 pub mod secrets;
 mod spec;
@@ -28,6 +31,7 @@ mod supervisor;
 pub mod usb;
 mod watch;
 
+pub use autostart::Autostart;
 pub use client::{Client, ClientError};
 pub use event::{Answer, Ask, Happened, Line};
 pub use host::Refusal;

@@ -19,6 +19,8 @@ use super::control::{self, Shared, Wake};
 use super::event::Happened;
 use super::host::{Host, Refusal, Taken};
 use super::hub::Hub;
+use super::keep_input::keep_input;
+use super::logind::{self, Guard};
 use super::note::{RunNote, Runs, Stage};
 use super::spec::{Parts, describe, tpm_socket};
 use super::watch::Watch;
@@ -66,6 +68,9 @@ pub struct StartRequest {
     pub first_start: Option<FirstStart>,
     /// QEMU itself.
     pub qemu: PathBuf,
+    /// The guest gets this host's last keyboard or pointer if the recipe says so.
+    #[serde(default)]
+    pub last_input: bool,
 }
 
 /// How a supervisor is started.
@@ -276,6 +281,13 @@ impl Run {
         self.note.lease = Some(taken.lease.id().to_owned());
         self.note.cards = taken.borrowed.iter().map(|one| one.card.titled()).collect();
         self.write_note();
+        let start = &match self.with_input(start, &taken) {
+            Ok(start) => start,
+            Err(refusal) => {
+                let _ = self.host.give_back(taken.lease, &self.shared.hub);
+                return Err(refusal);
+            }
+        };
         let (machine, tpm) = match self.start_machine(start, image.as_ref(), &mut taken) {
             Ok(machine) => machine,
             Err(refusal) => {
@@ -286,6 +298,15 @@ impl Run {
         let ready_limit = Duration::from_secs(start.plan.checks.ready_limit);
         self.first_start.clone_from(&start.first_start);
         Ok(self.watch(machine, tpm, Some(taken.lease), Some(ready_limit)))
+    }
+
+    /// The same, but this host keeps its last keyboard and pointer.
+    fn with_input(&self, start: &StartRequest, taken: &Taken) -> Result<StartRequest, Refusal> {
+        let mut start = start.clone();
+        let functions = taken.lease.functions();
+        let said = keep_input(&mut start.plan, &functions, start.last_input, &self.host.roots)?;
+        said.into_iter().for_each(|what| self.hub().note(what));
+        Ok(start)
     }
 
     /// Binds, describes, starts.
@@ -435,6 +456,13 @@ impl Run {
         Ok((machine, tpm, lease))
     }
 
+    /// Keeps the host awake and its shutdown waiting; what cannot be had is said.
+    fn hold_host(&self) -> Guard {
+        let (guard, said) = logind::hold(&self.note.name, &self.note.cards, &self.shared.wake);
+        said.into_iter().for_each(|what| self.hub().note(what));
+        guard
+    }
+
     fn watch(
         &mut self,
         machine: Machine,
@@ -442,6 +470,8 @@ impl Run {
         lease: Option<Lease>,
         ready_limit: Option<Duration>,
     ) -> u8 {
+        // after QEMU's start, which nothing delays, and until the cards are back
+        let guard = self.hold_host();
         self.set_stage(Stage::Running);
         self.shared.serves.store(true, Ordering::SeqCst);
         let ended = Watch::new(self, &machine).until_the_end(ready_limit);
@@ -454,6 +484,7 @@ impl Run {
         self.set_stage(Stage::Ending);
         self.hub().say(Happened::Ended { how: ended.how.clone(), orderly: ended.orderly });
         let back = lease.map_or(Ok(()), |lease| self.host.give_back(lease, &self.shared.hub));
+        drop(guard);
         let last = crate::instance::LastRun {
             began: self.note.began,
             ended: crate::instance::now(),

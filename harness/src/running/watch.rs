@@ -12,6 +12,7 @@ use super::control::Wake;
 use super::ending::{Ending, ending, panic_words};
 use super::event::{Answer, Ask, Happened};
 use super::first_start;
+use super::logind::Patience;
 use super::note::Stage;
 use super::supervisor::Run;
 use crate::words;
@@ -37,6 +38,8 @@ pub(super) struct Watch<'a> {
     machine: &'a Machine,
     /// Until when a shutdown may take, and the limit that it had.
     stopping: Option<(Instant, Duration)>,
+    /// After that it is switched off: this host shuts down.
+    then_off: bool,
     /// The disk is full.
     full: bool,
     panic: Option<String>,
@@ -44,7 +47,7 @@ pub(super) struct Watch<'a> {
 
 impl<'a> Watch<'a> {
     pub(super) fn new(run: &'a mut Run, machine: &'a Machine) -> Self {
-        Self { run, machine, stopping: None, full: false, panic: None }
+        Self { run, machine, stopping: None, then_off: false, full: false, panic: None }
     }
 
     /// Watches until QEMU is gone.
@@ -65,6 +68,7 @@ impl<'a> Watch<'a> {
                     self.switch_off();
                 }
                 Ok(Wake::Signal) => self.ask_guest(SIGNAL_LIMIT),
+                Ok(Wake::HostShutdown(patience)) => self.host_shutdown(patience),
                 Err(RecvTimeoutError::Timeout) => self.overdue(),
                 Err(RecvTimeoutError::Disconnected) => break,
             }
@@ -206,6 +210,13 @@ impl<'a> Watch<'a> {
         let over = self.stopping.filter(|(deadline, _)| *deadline <= Instant::now());
         if let Some((_, limit)) = over {
             self.stopping = None;
+            if self.then_off {
+                let limit = limit.as_secs();
+                self.run.hub().warn(format!(
+                    "the guest did not shut down within {limit} s and this host does: it is switched off"
+                ));
+                return self.switch_off();
+            }
             self.run.set_stage(Stage::Running);
             self.run.hub().say(Happened::StillRunning { limit_s: limit.as_secs() });
         }
@@ -258,6 +269,17 @@ impl<'a> Watch<'a> {
         self.stopping = Some((Instant::now() + limit, limit));
         self.run.set_stage(Stage::Stopping);
         self.run.hub().say(Happened::Stopping { limit_s: limit.as_secs(), how: how.into() });
+    }
+
+    /// The guest goes first, then the cards, then the host. A shutdown that was asked for before goes on with less time.
+    fn host_shutdown(&mut self, patience: Patience) {
+        self.then_off = patience.then_off;
+        let limit = patience.limit;
+        self.run.hub().note(format!("this host shuts down: the guest has {} s", limit.as_secs()));
+        match &mut self.stopping {
+            Some((deadline, _)) => *deadline = (*deadline).min(Instant::now() + limit),
+            None => self.ask_guest(limit),
+        }
     }
 
     /// Ends QEMU without asking the guest; the disks' caches are written.

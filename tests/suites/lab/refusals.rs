@@ -51,6 +51,23 @@ pub(crate) fn holder(scene: &Scene) -> Result<()> {
     script(scene, "one-card", 120, body)
 }
 
+pub(crate) fn sound_holder(scene: &Scene) -> Result<()> {
+    let body = r#"
+        sound=$(ls -d /sys/bus/pci/devices/$(audio "$card")/sound/card*/controlC* | head -n 1); node=/dev/snd/${sound##*/}
+        [ -c "$node" ] || fail "no sound node for $(audio "$card")"
+        cp /bin/sleep ./player
+        ./player 300 < "$node" & holder=$!
+        verify; within 60 ended
+        kill $holder
+        code_is 7
+        says player
+        says "$holder"
+        says "${node}"
+        untouched || fail "something was unbound under a holder"
+    "#;
+    script(scene, "one-card", 120, body)
+}
+
 pub(crate) fn leased_twice(scene: &Scene) -> Result<()> {
     let body = r#"
         verify; within 60 running

@@ -332,6 +332,7 @@ fn needed(layer: &LayerPlan) -> u64 {
             }
         }
         LayerWhat::Step(StepPlan::Install { packages, .. }) => (300 + 200 * packages.len() as u64) * MIB,
+        LayerWhat::Step(StepPlan::Driver(_)) => 4000 * MIB,
         LayerWhat::Step(StepPlan::Copy { files }) => 300 * MIB + 2 * files.len() as u64 * MIB,
         LayerWhat::Step(_) => 500 * MIB,
     }

@@ -286,6 +286,8 @@ pub enum StepPlan {
         /// Seconds.
         limit: u64,
     },
+    /// Put NVIDIA's driver into a Linux guest.
+    Driver(LinuxDriver),
     /// Restart the guest and wait for its agent.
     Reboot {
         /// Seconds.
@@ -300,6 +302,30 @@ pub enum StepPlan {
     },
 }
 
+/// NVIDIA's driver for a Linux guest: packages, or a `.run` file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinuxDriver {
+    /// The distribution's own packages; empty with a `.run` file.
+    pub packages: Vec<String>,
+    /// NVIDIA's own installer.
+    pub run: Option<RunFile>,
+    /// What the module must say; its beginning is enough.
+    pub version: Option<String>,
+    /// Seconds.
+    pub limit: u64,
+}
+
+/// NVIDIA's installer for Linux.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// Of the contents.
+    pub sha256: String,
+    /// Its size.
+    pub bytes: u64,
+}
+
 /// What a step can wait for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -311,6 +337,10 @@ pub enum Awaited {
     /// A program ends with 0.
     Run(Vec<String>),
 }
+
+/// Added to the CPU of a machine that hides: neither KVM's signature nor Microsoft's, because a GeForce driver older than
+/// branch 465 looks for both. Any 12 letters do.
+pub const HIDDEN: &str = ",kvm=off,hv-vendor-id=no43-no43-43";
 
 /// The machine's size and kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,8 @@
 //! Every step starts the machine, works, and shuts it down in order: a layer is always a file system at rest. The overlay
 //! names the layer below relatively, as it will lie in the store.
 
+mod driver;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -179,7 +181,11 @@ fn machine(
         initrd: Some(direct.initrd),
         cmdline: direct.command_line,
     });
-    let online = matches!(step, StepPlan::Install { .. }) || !matches!(plan.network, NetworkPlan::None);
+    if let StepPlan::Driver(driver) = step {
+        spec.disks.extend(driver.run.as_ref().map(|run| driver::disk(&run.path)));
+    }
+    let online = matches!(step, StepPlan::Install { .. } | StepPlan::Driver(_))
+        || !matches!(plan.network, NetworkPlan::None);
     if online {
         spec.network = Network::User { mac: None, restrict: false, forwards: Vec::new() };
     }
@@ -203,6 +209,7 @@ fn in_machine(
         StepPlan::Run { argv, limit } => run(&agent, argv, seconds(*limit), context)?,
         StepPlan::Copy { files } => copy(&agent, files, context)?,
         StepPlan::Install { packages, limit } => install(&agent, packages, seconds(*limit), context)?,
+        StepPlan::Driver(driver) => run(&agent, &driver::argv(driver), seconds(driver.limit), context)?,
         StepPlan::Reboot { limit } => {
             reboot(&machine, &agent, seconds(*limit), console, context)?;
             wait_booted(&agent, context)?;
@@ -508,6 +515,7 @@ impl fmt::Display for InWords<'_> {
             StepPlan::Run { argv, .. } => write!(f, "running {}", argv.join(" ")),
             StepPlan::Copy { files } => write!(f, "copying {} files in", files.len()),
             StepPlan::Install { packages, .. } => write!(f, "installing {}", packages.join(" ")),
+            StepPlan::Driver(_) => f.write_str("installing NVIDIA's driver and building its module"),
             StepPlan::Reboot { .. } => f.write_str("restarting the guest"),
             StepPlan::WaitFor { what, .. } => write!(f, "waiting for {}", awaited_in_words(what)),
         }

@@ -825,3 +825,28 @@ step: this version has no 'wait-for' in Windows guests (step 'step 1')
     assert_eq!(keys(&plan)[..3], keys(&other)[..3]);
     assert_ne!(keys(&plan)[3], keys(&other)[3]);
 }
+
+#[test]
+fn a_linux_guest_s_driver_is_a_layer_between_base_and_steps() {
+    let guest = "[guest]\nos = 'debian12'\n[[step]]\nrun = ['true']\n";
+    let text = format!("{guest}[driver]\npackages = ['nvidia-driver']\nversion = '535.216'\n");
+    let folder = Folder::with(&[("plain.toml", guest), ("driver.toml", &text)]);
+    let plan = |name: &str, sets: &[&str]| {
+        plan_of(&folder.load(name, sets).unwrap_or_else(|problems| panic!("{problems}")))
+    };
+    let (plain, driver) = (plan("plain.toml", &[]), plan("driver.toml", &[]));
+    assert_eq!(driver.layers.len(), plain.layers.len() + 1);
+    assert_eq!(keys(&plain)[0], keys(&driver)[0]);
+    assert_eq!(driver.layers[1].name, "driver");
+    assert_eq!(driver.driver.version.as_deref(), Some("535.216"));
+    let other = plan("driver.toml", &["driver.version=550.54"]);
+    assert_ne!(keys(&other)[1], keys(&driver)[1]);
+    let lean = plan_of_lean(&folder, "driver.toml");
+    assert!(lean.contains("a lean guest has no package manager"), "{lean}");
+}
+
+fn plan_of_lean(folder: &Folder, name: &str) -> String {
+    let recipe = folder.load(name, &["guest.init=lean", "machine.boot=direct"]).unwrap();
+    plan(&recipe, &lock(), &facts(&recipe, &lock()))
+        .map_or_else(|problems| problems.to_string(), |plan| plan.to_string())
+}

@@ -164,7 +164,7 @@ impl Prepared {
             accel: no43_machine::Accel::Tcg,
             patience: manner.patience,
             keep_on_failure: manner.keep_on_failure,
-            lender: None,
+            lender: no43_harness::lender::HostCards::here().ok().map(|cards| std::sync::Arc::new(cards) as _),
             cancel: Some(stop.flag()),
         };
         if self.built()?.is_none() {

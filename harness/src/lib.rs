@@ -12,6 +12,7 @@ pub mod evidence;
 pub mod exit_codes;
 pub mod instance;
 pub mod job;
+pub mod lender;
 pub mod report;
 pub mod running;
 pub mod stop;

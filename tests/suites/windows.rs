@@ -3,6 +3,7 @@
 //! Wine is no Windows. What it only pretends (group membership, shutdown, drivers) is named where a case meets it.
 
 use anyhow::{Context, Result, ensure};
+use no43_builder::driver::updates;
 use no43_guest::identity::Identity;
 use no43_guest::setup::event::{Cause, Event, Outcome, What};
 use no43_guest::setup::{Action, Codes, RegistryValue, RestartWhen, ServiceState, SetupPlan, Task};
@@ -31,6 +32,8 @@ static CASES: &[Case] = &[
     Case::new("a-set-up-plan-is-carried-out-and-told", plan_carried_out).needs(WINE),
     Case::new("a-set-up-plan-survives-a-power-cut-and-goes-on-as-a-service", power_cut).needs(WINE),
     Case::new("the-answer-files-one-command-and-the-error-handler-find-the-set-up-disk", found).needs(WINE),
+    Case::new("a-driver-is-offered-to-windows-and-the-list-against-others-is-set-and-lifted", driver)
+        .needs(WINE),
     Case::new("a-failing-action-is-told-with-its-code-and-log", failing).needs(WINE),
     Case::new("events-come-over-the-serial-port", serial).needs(WINE),
     Case::new("a-windows-installer-package-is-installed", msi).needs(&["wine", "wixl"]),
@@ -258,6 +261,53 @@ fn wait(what: &str, holds: impl Fn() -> bool) -> Result<()> {
     while !holds() {
         ensure!(std::time::Instant::now() < end, "60 s without: {what}");
         std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    Ok(())
+}
+
+/// Wine has no `pnputil`: the plan comes to it and says so. The policy is registry, and real.
+fn driver(scene: &Scene) -> Result<()> {
+    let wine = Wine::of(scene)?;
+    let inf = "[Version]\r\nSignature=\"$Windows NT$\"\r\nClass=Display\r\nClassGUID={4D36E968-E325-11CE-BFC1-08002BE10318}\r\n\
+        Provider=\"NVIDIA\"\r\nDriverVer=03/17/2021,27.21.14.6611\r\n[Manufacturer]\r\n\"N\"=NV,NTamd64\r\n[NV.NTamd64]\r\n\
+        \"RTX 3070\"=Section001,PCI\\VEN_10DE&DEV_2484\r\n[Section001]\r\n";
+    scene.write("disk/driver/Display.Driver/nv_dispi.inf", inf)?;
+    let task = Task::Driver { inf: "driver/Display.Driver".into(), install: false };
+    let staged = SetupPlan {
+        seal: false,
+        ..SetupPlan::new("windows10/driver 466.11", vec![Action::new("driver 466.11", task)])
+    };
+    disk(scene, &staged)?;
+    let run = wine.guest(SETUP)?.done()?;
+    let told = events(scene)?;
+    println!("  pnputil under Wine: exit code {:?}, {:?}", run.code, told.last().map(|event| &event.what));
+    let as_here = told.iter().any(|event| match &event.what {
+        What::Failed { text, .. } => text.contains("pnputil.exe"),
+        What::Ended { name, .. } => name == "driver 466.11",
+        _ => false,
+    });
+    ensure!(as_here, "neither staged nor told that there is no pnputil: {told:?}");
+    ensure!(
+        told.iter().any(|event| matches!(&event.what, What::Begun { name, .. } if name == "driver 466.11"))
+    );
+
+    let ids = ["10de:2484", "10de:2504"].map(|id| id.parse()).into_iter().collect::<Result<Vec<_>, _>>()?;
+    const KEY: &str = r"HKLM\SOFTWARE\Policies\Microsoft\Windows\DeviceInstall\Restrictions";
+    for (plan, on, first) in
+        [(updates::lock(&ids), "0x1", r"PCI\VEN_10DE&DEV_2484"), (updates::unlock(), "0x0", "not there")]
+    {
+        let _ = fs::remove_dir_all(scene.work().join("Élodie's state"));
+        disk(scene, &plan)?;
+        wine.guest(SETUP)?.ok()?;
+        ensure!(matches!(
+            events(scene)?.last().map(|event| &event.what),
+            Some(What::Finished { refused: 0, .. })
+        ));
+        let value = wine.registry(KEY, "DenyDeviceIDs")?;
+        ensure!(value.contains(on), "the switch is {value}");
+        let list =
+            wine.registry(&format!(r"{KEY}\DenyDeviceIDs"), "1").unwrap_or_else(|error| format!("{error:#}"));
+        ensure!(list.contains(first), "the first entry is {list}");
     }
     Ok(())
 }

@@ -305,13 +305,48 @@ proptest! {
         let _ = Package::read(&path);
     }
 
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
     #[test]
-    fn mutated_infs_are_read(at in proptest::collection::vec((0_usize..4000, any::<u8>()), 0..40)) {
-        let mut bytes = DESKTOP.as_bytes().to_vec();
+    fn mutated_infs_are_read_at_once(
+        at in proptest::collection::vec((0_usize..8000, any::<u8>()), 0..40),
+        wide: bool,
+        cut in 0_usize..8000,
+    ) {
+        let utf16 = || std::iter::once(0xfeff).chain(DESKTOP.encode_utf16()).flat_map(u16::to_le_bytes);
+        let mut bytes: Vec<u8> = if wide { utf16().collect() } else { DESKTOP.as_bytes().to_vec() };
         for (at, value) in at {
             let at = at % bytes.len();
             bytes[at] = value;
         }
+        bytes.truncate(cut.max(1));
+        let begun = std::time::Instant::now();
         let _ = display::read("x.inf", &bytes);
+        prop_assert!(begun.elapsed().as_secs() < 1);
     }
+}
+
+#[test]
+fn infs_made_to_harm_end_soon_and_with_what_is_readable() {
+    let begun = std::time::Instant::now();
+    let read = |text: &[u8]| display::read("x.inf", text);
+    // a manufacturer that names itself, and strings that name each other
+    let circle =
+        b"[Version]\nClass=Display\n[Manufacturer]\n%a%=Manufacturer,NTamd64\n[Strings]\na=%b%\nb=%a%\n";
+    assert!(read(circle).is_some_and(|inf| inf.models.iter().all(|models| models.devices.is_empty())));
+    // one line of 10 MB, one of ten million continuations, sections that are named and not there
+    let long = format!("[Version]\nClass=Display\n[Manufacturer]\nA=B,{}\n", "NTamd64,".repeat(1_200_000));
+    assert!(read(long.as_bytes()).is_some_and(|inf| inf.models.is_empty()));
+    let continued = format!("[Version]\nClass=Display\n[Manufacturer]\nA=B\\\n{}", "\\\n".repeat(1_000_000));
+    assert!(read(continued.as_bytes()).is_some());
+    assert!(read(b"[Version]\nClass=Display\n[Manufacturer]\nA=Gone,NTamd64\n").is_some());
+    // a file that changes its encoding in the middle, as appending editors leave it
+    let mut mixed = DESKTOP.as_bytes().to_vec();
+    mixed.extend("\n[More]\nx=é\n".encode_utf16().flat_map(u16::to_le_bytes));
+    mixed.extend(b"\nname=\xe9\xff\n");
+    assert!(read(&mixed).is_some_and(|inf| inf.models.len() == 2 && inf.version.is_some()));
+    assert!(begun.elapsed().as_secs() < 20, "it took {:?}", begun.elapsed());
 }

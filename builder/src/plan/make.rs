@@ -7,7 +7,8 @@ use sha2::{Digest, Sha256};
 use super::gather::fits;
 use super::{
     AptSource, BaseUser, CardFunctions, CardRequest, CardWish, DebianBase, DriverPlan, Facts, FileIn,
-    FileSource, GuestPlan, HostCard, HostFacts, LayerPlan, LayerWhat, MachinePlan, Plan, StepPlan,
+    FileSource, GuestPlan, HostCard, HostFacts, Init, LayerPlan, LayerWhat, LinuxDriver, MachinePlan, Plan,
+    RunFile, StepPlan,
 };
 use crate::answer::DriverUpdates;
 use crate::diagnostic::{Kind, Problem, Problems};
@@ -16,7 +17,9 @@ use crate::driver::gate::{self, Asked, Decided};
 use crate::key::{Key, hex};
 use crate::lock::Lock;
 use crate::plan::{Awaited, Boot, Firmware};
-use crate::recipe::{CardAsk, CopyFrom, FileAsk, Guest, MachineAsk, Recipe, Resolved, Step, StepAsk};
+use crate::recipe::{
+    CardAsk, CopyFrom, DriverInstall, FileAsk, Guest, MachineAsk, Recipe, Resolved, Step, StepAsk,
+};
 
 /// The name that every layer has inside; the recipe's own is given when a machine starts.
 const HOSTNAME: &str = "no43";
@@ -44,6 +47,18 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
     if recipe.guest.windows.is_some() {
         layers.extend(crate::windows::layers(recipe, lock, facts, &driver.cards, &layers[0])?);
         notes.extend(crate::apps::notes(&recipe.remote.apps));
+    }
+    if let Some(wanted) = linux_driver(recipe, lock, facts, driver.version.as_ref())? {
+        let inputs = step_inputs(&wanted, &recipe.machine);
+        let parent = layers.last().map(|layer| layer.key.clone());
+        let key = Key::of(parent.as_ref(), &inputs);
+        layers.push(LayerPlan {
+            name: "driver".to_owned(),
+            key,
+            parent,
+            what: LayerWhat::Step(wanted),
+            inputs,
+        });
     }
     for step in &recipe.steps {
         let layer = step_layer(step, layers.last(), &recipe.machine, lock, resolved, facts)?;
@@ -108,6 +123,43 @@ fn machine(ask: &MachineAsk, host: Option<&HostFacts>, notes: &mut Vec<String>) 
         hidden: false,
         identity: ask.identity,
     }
+}
+
+/// A module is built on a machine without KVM in 20 minutes.
+const LINUX_DRIVER_LIMIT: u64 = 3600;
+
+/// The driver's layer of a Linux guest.
+fn linux_driver(
+    recipe: &Recipe,
+    lock: &Lock,
+    facts: &Facts,
+    version: Option<&Version>,
+) -> Result<Option<StepPlan>, Problem> {
+    let ask = &recipe.driver;
+    let nothing = ask.package.is_none() && ask.packages.is_empty();
+    if recipe.guest.windows.is_some() || nothing || ask.install == DriverInstall::None {
+        return Ok(None);
+    }
+    if recipe.guest.init == Init::Lean {
+        let what = "a lean guest has no package manager to build a driver's module with";
+        return Err(ask.spots.package.problem(Kind::Conflict, what).fix("set guest.init = \"systemd\""));
+    }
+    let run = match &ask.package {
+        None => None,
+        Some(name) => {
+            let locked = lock.input(&recipe.name, name, &recipe.inputs[name])?;
+            let unseen =
+                || ask.spots.package.problem(Kind::File, format!("input '{name}' was not looked at"));
+            let path = facts.inputs.get(name).cloned().ok_or_else(unseen)?;
+            Some(RunFile { path, sha256: locked.sha256.clone(), bytes: locked.size })
+        }
+    };
+    Ok(Some(StepPlan::Driver(LinuxDriver {
+        packages: sorted(ask.packages.iter().cloned()),
+        run,
+        version: version.map(ToString::to_string),
+        limit: LINUX_DRIVER_LIMIT,
+    })))
 }
 
 fn driver_plan(recipe: &Recipe, version: &Option<Version>, cards: &[PciId]) -> DriverPlan {
@@ -362,6 +414,11 @@ fn step_inputs(step: &StepPlan, machine: &MachineAsk) -> Value {
         StepPlan::Run { argv, .. } => json!({"run": argv}),
         StepPlan::Copy { files } => json!({"copy": file_inputs(files)}),
         StepPlan::Install { packages, .. } => json!({"install": packages}),
+        StepPlan::Driver(driver) => json!({"driver": {
+            "packages": driver.packages,
+            "run": driver.run.as_ref().map(|run| &run.sha256),
+            "version": driver.version,
+        }}),
         StepPlan::Reboot { .. } => json!({"reboot": true}),
         StepPlan::WaitFor { what, .. } => match what {
             Awaited::File(path) => json!({"wait-for": {"file": path}}),

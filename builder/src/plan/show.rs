@@ -94,6 +94,10 @@ fn what(what: &LayerWhat) -> String {
             _ => format!("copy {} files", files.len()),
         },
         LayerWhat::Step(StepPlan::Install { packages, .. }) => format!("install {}", packages.join(" ")),
+        LayerWhat::Step(StepPlan::Driver(driver)) => match &driver.version {
+            Some(version) => format!("NVIDIA's driver {version}"),
+            None => format!("install {}", driver.packages.join(" ")),
+        },
         LayerWhat::Step(StepPlan::Reboot { .. }) => "reboot".to_owned(),
         LayerWhat::Step(StepPlan::WaitFor { what, .. }) => format!("wait for {what:?}"),
     };

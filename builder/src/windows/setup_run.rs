@@ -24,7 +24,7 @@ use crate::driver::{self, Package, Parts, Version, updates};
 use crate::image::{BootKind, DISK, Image, Provenance};
 use crate::install::com1;
 use crate::install::watch::Seen;
-use crate::plan::{LayerPlan, Plan};
+use crate::plan::{HIDDEN, LayerPlan, Plan};
 use crate::recipe::DriverInstall;
 use crate::setup_disk::{SetupDisk, Source};
 use crate::step::{self, StepError};
@@ -206,6 +206,9 @@ fn machine(plan: &Plan, parts: &Attached<'_>, cards: Vec<PassedCard>, context: &
         ..MachineSpec::new(format!("build-{}", plan.name), context.options.accel)
     };
     parts.private.apply(&mut spec);
+    if plan.machine.hidden {
+        spec.cpu.push_str(HIDDEN);
+    }
     spec
 }
 

@@ -76,6 +76,7 @@ fn work(step: &Step, what: &StepPlan) -> Result<(Vec<Action>, Files), Problem> {
             Err(refused(step, "install", "copy the installer in, and run it silently"))
         }
         StepPlan::WaitFor { .. } => Err(refused(step, "wait-for", "use run with a program that waits")),
+        StepPlan::Driver(_) => Err(refused(step, "driver", "name the package in [driver]")),
     }
 }
 

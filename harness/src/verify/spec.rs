@@ -130,15 +130,12 @@ pub(crate) fn machine_spec(
     };
     spec.cards = cards.iter().map(passed).collect();
     if plan.machine.hidden {
-        spec.cpu.push_str(HIDDEN);
+        spec.cpu.push_str(no43_builder::plan::HIDDEN);
     }
     Ok(spec)
 }
 
-/// Neither KVM's signature nor Microsoft's: a GeForce driver older than branch 465 looks for both. Any 12 letters do.
-const HIDDEN: &str = ",kvm=off,hv-vendor-id=no43-no43-43";
-
-fn passed(borrowed: &Borrowed) -> PassedCard {
+pub(crate) fn passed(borrowed: &Borrowed) -> PassedCard {
     let functions = borrowed
         .functions
         .iter()

@@ -72,6 +72,8 @@ enum Task {
         #[command(flatten)]
         options: gpu::Options,
     },
+    /// Say what NVIDIA's library NVML says about its driver and cards, as JSON
+    Nvml,
     #[command(hide = true)]
     WorkItem {
         #[command(flatten)]
@@ -116,6 +118,9 @@ fn run(cli: Cli) -> Result<u8> {
         }
         Some(Task::Work { options }) => {
             return Ok(if options.run(&system::functions())? { 0 } else { 1 });
+        }
+        Some(Task::Nvml) => {
+            return gpu::print_nvml();
         }
         Some(Task::WorkItem { item }) => item.run(&system::functions())?,
         Some(Task::System(task)) => task.run()?,

@@ -137,14 +137,6 @@ pub fn parse_work(bytes: &[u8]) -> Result<WorkReport, MessageError> {
     parse(bytes)
 }
 
-/// Reads one [`WorkResult`], as the process of one piece of work prints it.
-///
-/// # Errors
-/// As [`parse_work`].
-pub fn parse_result(bytes: &[u8]) -> Result<WorkResult, MessageError> {
-    parse(bytes)
-}
-
 /// A piece of work that the program can do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Work {

@@ -137,6 +137,24 @@ fn the_calls_of_cuda_are_made_and_every_defect_is_seen() {
 }
 
 #[test]
+fn nvml_is_asked_and_what_it_refuses_is_unknown() {
+    let Some(folder) = fake("nvml", "libnvidia-ml.so.1") else { return println!("not tried: no C compiler") };
+    let run = |environment: &[(&str, &str)]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_no43-guest"));
+        command.arg("nvml").env("LD_LIBRARY_PATH", folder).envs(environment.iter().copied());
+        command.output().expect("it runs")
+    };
+    let output = run(&[]);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let facts = serde_json::from_slice::<no43_guest::nvidia::NvidiaFacts>(&output.stdout).unwrap();
+    insta::assert_snapshot!(serde_json::to_string(&facts).unwrap(), @r#"{"driver_version":"580.95.05","nvml_version":"13.580.95.05","cuda_version":"13.1","schema":null,"cards":[{"address":"0000:01:00.0","id":"10de:2484","subsystem":"10de:146b","name":"NVIDIA GeForce RTX 3070","brand":null,"vbios":"94.04.3f.00.77","link":{"speed":1,"width":16,"max_speed":4,"max_width":16},"replays":null,"bar1_bytes":8589934592,"memory_bytes":8589934592,"memory_used_bytes":314572800,"virtualization":"pass-through","driver_model":null,"encoder_percent":null,"encoder_sessions":null,"throttle_reasons":["gpu-idle","sw-power-cap","0x1000"],"gsp_firmware":"580.95.05","gsp":true,"temperature_c":41,"lost":false},{"address":null,"id":null,"subsystem":null,"name":null,"brand":null,"vbios":null,"link":null,"replays":null,"bar1_bytes":null,"memory_bytes":null,"memory_used_bytes":null,"virtualization":null,"driver_model":null,"encoder_percent":null,"encoder_sessions":null,"throttle_reasons":null,"gsp_firmware":null,"gsp":null,"temperature_c":null,"lost":true}],"unknown":["card 0: replays: not supported","card 1: GPU is lost"]}"#);
+    let output = run(&[("FAKE_NVML", "no driver")]);
+    let facts = serde_json::from_slice::<no43_guest::nvidia::NvidiaFacts>(&output.stdout).unwrap();
+    assert!(!output.status.success());
+    assert_eq!(facts.unknown, ["NVML does not start: driver not loaded"]);
+}
+
+#[test]
 fn a_wrong_command_line_says_what_there_is() {
     let run = |words: &[&str]| {
         let output =

@@ -7,6 +7,7 @@ use no43_builder::driver::updates;
 use no43_guest::identity::Identity;
 use no43_guest::setup::event::{Cause, Event, Outcome, What};
 use no43_guest::setup::{Action, Codes, RegistryValue, RestartWhen, ServiceState, SetupPlan, Task};
+use no43_guest::work::{WorkCause, WorkOutcome};
 use no43_tests::suite::{Case, Images, Order};
 use no43_tests::{Scene, Wine, programs};
 use rustix::fs::{Mode, OFlags};
@@ -528,6 +529,15 @@ fn report(scene: &Scene) -> Result<()> {
         report.windows.is_some_and(|windows| windows.build.is_some() && windows.vbs_configured.is_none())
     );
     ensure!(report.unknown.iter().any(|text| text.contains("UEFISecureBootEnabled")), "{:?}", report.unknown);
+    // The card has NVIDIA's driver, whose libraries Wine does not have.
+    let unknown = &report.unknown;
+    ensure!(report.nvml.is_none() && unknown.iter().any(|t| t.starts_with("NVML: nvml.dll")), "{unknown:?}");
+    let seen = wine.guest(&["work", "--json", "--adapter", "0000:01:00.0"])?.ok()?;
+    let work = no43_guest::work::parse_work(seen.stdout.as_bytes())?;
+    let names: Vec<_> = work.results.iter().map(|result| result.name.as_str()).collect();
+    ensure!(names == ["cuda-checksum", "cuda-memory", "cuda-copy", "vulkan-compute"], "{names:?}");
+    let skipped = work.results.iter().all(|r| r.outcome == WorkOutcome::Skipped && r.reason.is_some());
+    ensure!(skipped && work.results[0].cause == Some(WorkCause::NoLibrary), "{:?}", work.results);
     let text = wine.guest(&["report"])?.ok()?;
     text.must_say(&[
         "0000:01:00.0 10de:2484 class 030000: nvlddmkm 32.0.15.6094, code 43 (FAILED_POST_START)",

@@ -9,7 +9,7 @@ mod run;
 mod target;
 mod vulkan;
 
-pub(crate) use run::{Item, Options};
+pub(crate) use run::{Item, Options, nvml, print_nvml};
 
 use no43_guest::work::{Metric, WorkCause, WorkResult};
 use target::Target;

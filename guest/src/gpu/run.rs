@@ -5,12 +5,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use no43_guest::nvidia::NvidiaFacts;
 use no43_guest::protocol::{GuestFunction, PROTOCOL_VERSION};
-use no43_guest::work::{
-    WORK, Work, WorkCause, WorkOutcome, WorkReport, WorkResult, default_work, parse_result,
-};
+use no43_guest::work::{WORK, Work, WorkCause, WorkOutcome, WorkReport, WorkResult, default_work};
 
 use super::target::Target;
+use crate::native::nvml;
+
 use super::{PROGRAMS, Stop, Task};
 
 /// Most bytes that a piece of work may answer with.
@@ -115,15 +116,53 @@ impl Options {
             "--seed",
             &self.seed.to_string(),
         ]);
-        let mut result = answer(command, limit).unwrap_or_else(|stop| ended(row.name, Err(stop)));
+        let mut result = answer(command, limit)
+            .and_then(|bytes| read(&bytes))
+            .unwrap_or_else(|stop| ended(row.name, Err(stop)));
         result.name = row.name.to_owned();
         result.duration_ms = start.elapsed().as_millis() as u64;
         result
     }
 }
 
+/// Reads the answer of a process of this same program. Not by way of `serde_json::Value`, whose maps need random numbers
+/// from a library that Wine and old Windows lack; whoever receives the report bounds it.
+fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Stop> {
+    serde_json::from_slice(bytes)
+        .map_err(|error| Stop::new(WorkCause::Crashed, format!("its answer cannot be read: {error}")))
+}
+
+/// What NVML says, asked in a process of its own; `None` where no function is driven by NVIDIA's driver. Why it says
+/// nothing is added to `unknown`.
+pub(crate) fn nvml(functions: &[GuestFunction], unknown: &mut Vec<String>) -> Option<NvidiaFacts> {
+    const LIMIT: Duration = Duration::from_secs(10); // the first start of a card's driver takes seconds
+    let driven = |f: &GuestFunction| matches!(f.driver.as_deref(), Some("nvidia" | "nvlddmkm"));
+    if !functions.iter().any(driven) {
+        return None;
+    }
+    let mut command = Command::new(std::env::current_exe().ok()?);
+    command.arg("nvml");
+    let facts: Result<NvidiaFacts, Stop> = answer(command, LIMIT).and_then(|bytes| read(&bytes));
+    let mut facts = facts.map_err(|stop| unknown.push(format!("NVML: {}", stop.reason))).ok()?;
+    if facts.driver_version.is_some() || !facts.cards.is_empty() {
+        return Some(facts);
+    }
+    unknown.extend(facts.unknown.drain(..).map(|reason| format!("NVML: {reason}")));
+    None
+}
+
+/// Prints what NVML says, or why it says nothing; the exit code is 1 then.
+pub(crate) fn print_nvml() -> Result<u8> {
+    let facts = nvml::facts();
+    let code = u8::from(facts.is_err());
+    let facts =
+        facts.unwrap_or_else(|reason| NvidiaFacts { unknown: vec![reason], ..NvidiaFacts::default() });
+    println!("{}", serde_json::to_string(&facts)?);
+    Ok(code)
+}
+
 /// Runs a process to its end or to `limit`, and reads its answer.
-fn answer(mut command: Command, limit: Duration) -> Result<WorkResult, Stop> {
+fn answer(mut command: Command, limit: Duration) -> Result<Vec<u8>, Stop> {
     let failed =
         |what: &str, error: std::io::Error| Stop::new(WorkCause::Crashed, format!("{what}: {error}"));
     let mut child = command
@@ -158,8 +197,7 @@ fn answer(mut command: Command, limit: Duration) -> Result<WorkResult, Stop> {
             WorkCause::TimedOut,
             format!("it did not end within {} s and was ended", limit.as_secs()),
         )),
-        Ok(bytes) if told => parse_result(&bytes)
-            .map_err(|error| Stop::new(WorkCause::Crashed, format!("its answer cannot be read: {error}"))),
+        Ok(bytes) if told => Ok(bytes),
         Ok(_) => Err(Stop::new(WorkCause::Crashed, format!("its process ended without an answer: {status}"))),
     }
 }

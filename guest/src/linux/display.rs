@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use no43_guest::protocol::Connector;
+use no43_guest::protocol::{Connector, DrmNode};
 
 use super::{Root, names, pci, read_text};
 
@@ -28,6 +28,14 @@ pub(crate) fn devices(root: &Root, unknown: &mut Vec<String>) -> Vec<DisplayDevi
             DisplayDevice { pci: pci_parent(&dir), node: node_numbers(&dir), name }
         })
         .collect()
+}
+
+/// Every device node of a display driver (`card0`, `renderD128`) with the card it belongs to, ordered by name.
+pub(crate) fn nodes(root: &Root, unknown: &mut Vec<String>) -> Vec<DrmNode> {
+    let class = root.path("sys/class/drm");
+    let is_node = |name: &String| is_card(name) || name.starts_with("renderD");
+    let names = class_names(&class, unknown).into_iter().filter(is_node);
+    names.map(|name| DrmNode { pci: pci_parent(&class.join(&name)), name }).collect()
 }
 
 /// All connectors, ordered by device and name.

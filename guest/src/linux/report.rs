@@ -7,6 +7,8 @@ use std::time::Duration;
 use no43_guest::protocol::{GuestMachine, PROTOCOL_VERSION, Report};
 
 use super::init::SETTLED;
+use crate::gpu;
+
 use super::{Root, display, kernel_log, pci, read_text, wait_for};
 
 /// Waits until the drivers of the cards that are there have been loaded, at most `limit`: the agent answers
@@ -28,6 +30,8 @@ pub(crate) fn report(root: &Root) -> Report {
     let connectors = display::connectors(root, &mut unknown);
     let addresses: Vec<&str> = functions.iter().map(|function| function.address.as_str()).collect();
     let log = kernel_log::lines(root, &addresses, &mut unknown);
+    let nvml = gpu::nvml(&functions, &mut unknown);
+    let drm = display::nodes(root, &mut unknown);
     let mut line = |path: &str| {
         read_text(&root.path(path)).map_err(|error| unknown.push(format!("/{path}: {error}"))).ok()
     };
@@ -47,6 +51,8 @@ pub(crate) fn report(root: &Root) -> Report {
         functions,
         connectors,
         log,
+        nvml,
+        drm,
         unknown,
         ..Report::default()
     }

@@ -4,6 +4,7 @@
 //! interfaces' public headers, written down here by hand; each module names its source.
 
 pub(crate) mod cuda;
+pub(crate) mod nvml;
 pub(crate) mod vulkan;
 
 use std::ffi::CStr;

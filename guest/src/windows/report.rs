@@ -10,7 +10,7 @@ use no43_guest::protocol::{
 };
 
 use super::api::{devices, facts, registry};
-use crate::devnodes;
+use crate::{devnodes, gpu};
 
 const CURRENT: &str = r"HKLM\SOFTWARE\Microsoft\Windows NT\CurrentVersion";
 const SECURE_BOOT: &str = r"HKLM\SYSTEM\CurrentControlSet\Control\SecureBoot\State";
@@ -57,6 +57,7 @@ pub(super) fn report() -> Report {
         machine: Some(GuestMachine { hypervisor_present: Some(present), hypervisor, secure_boot }),
         windows: Some(windows),
         driver_installs: driver_installs(&functions, &mut unknown),
+        nvml: gpu::nvml(&functions, &mut unknown),
         functions,
         unknown,
         ..Report::default()

@@ -23,11 +23,11 @@ const LOG: &str = "/x/Windows/Panther/setupact.log";
 
 impl Log {
     pub(crate) fn add(&mut self, text: impl Into<String>) {
-        self.line("Info", text.into());
+        self.line("Info", &text.into());
     }
 
-    fn line(&mut self, level: &str, text: String) {
-        show(&text);
+    fn line(&mut self, level: &str, text: &str) {
+        show(text);
         // no clock is asked: the time is only there for the form
         self.lines.push(format!("2026-11-22 20:00:{:02}, {level:<20} IBS    {text}", self.lines.len() % 60));
         let _ = fs::create_dir_all("/x/Windows/Panther");
@@ -46,7 +46,7 @@ pub(crate) fn run(options: &Options) -> ! {
     match install(options, &mut log) {
         Ok(()) => machine::end(true),
         Err(why) => {
-            log.line("Error", why);
+            log.line("Error", &why);
             log.add("Setup waits for an answer.");
             if !options.is("mute") && !log.is_watched {
                 machine::tell_failure(r"X:\Windows\Panther\setupact.log", &log.lines);

@@ -186,7 +186,7 @@ pub struct WindowsBase {
     pub guest_program: String,
 }
 
-/// Looks at media and drivers; part of [`crate::plan::gather`].
+/// Looks at media and drivers; part of [`crate::plan::gather()`].
 pub(crate) fn gather(
     recipe: &Recipe,
     inputs: &std::collections::BTreeMap<String, PathBuf>,

@@ -212,13 +212,16 @@ fn is_edge(c: char) -> bool {
         || matches!(c, '"' | '\'' | '(' | ')' | '<' | '>' | '[' | ']' | '{' | '}' | ',' | ';' | '=' | '|')
 }
 
+/// Whether a word has a form by which it is known.
+type Fits = fn(&str) -> bool;
+
 fn scrub_word(word: &str, names: &Names) -> String {
     let core = word.trim_matches(|c: char| matches!(c, '.' | ':' | '!' | '?'));
     let replaced = |with: &str| word.replacen(core, with, 1);
     if core.is_empty() {
         return word.to_owned();
     }
-    let forms: [(fn(&str) -> bool, &str); 6] = [
+    let forms: [(Fits, &str); 6] = [
         (is_uuid, "<uuid>"),
         (is_mac, "<mac>"),
         (is_ip, "<address>"),

@@ -41,7 +41,7 @@ impl<'a> LiveGuest<'a> {
 
     /// Where our program is in this guest.
     fn program(&mut self) -> &'static str {
-        *self.program.get_or_insert_with(|| {
+        self.program.get_or_insert_with(|| {
             let os = self.agent.os_info().ok().and_then(|os| os.id);
             if os.as_deref() == Some("mswindows") { WINDOWS_PROGRAM } else { PROGRAM }
         })

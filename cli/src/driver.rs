@@ -236,7 +236,7 @@ fn text(shown: &Shown) -> String {
     }
     match package.signer {
         Some(Signer::Other) => {
-            row("!", "not signed by Microsoft: a test or beta package (driver.test-signed)")
+            row("!", "not signed by Microsoft: a test or beta package (driver.test-signed)");
         }
         Some(Signer::Nobody) => row("!", "no signed catalogue beside its INF (driver.test-signed)"),
         Some(Signer::Microsoft) | None => {}

@@ -52,6 +52,11 @@ impl Actor for Linux {
                 })
             }
             Task::Restart { .. } => Ok(Done::now(Outcome::Done)), // the executor's own business
+            Task::Driver { inf, .. } => {
+                let infs = place.source(inf).map_or(0, |source| infs(&source));
+                let text = format!("'driver' is done by the Windows build only; INF files there: {infs}");
+                Err(Failure::new(Cause::Refused, text))
+            }
             task => Err(Failure::new(
                 Cause::Refused,
                 format!("'{}' is done by the Windows build only", task.kind()),
@@ -71,6 +76,16 @@ impl Actor for Linux {
     fn seal(&mut self) -> Result<Option<String>, Failure> {
         Err(Failure::new(Cause::Refused, "a Linux has no autologon and no answer file of Windows to remove"))
     }
+}
+
+/// How many `.inf` files Windows would be offered: the file itself, or those below a folder.
+fn infs(source: &Path) -> usize {
+    if source.is_dir() {
+        let below = fs::read_dir(source).into_iter().flatten().flatten();
+        return below.map(|entry| infs(&entry.path())).sum();
+    }
+    let is_inf = source.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("inf"));
+    usize::from(is_inf && source.is_file())
 }
 
 impl Linux {

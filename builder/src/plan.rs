@@ -4,7 +4,7 @@
 //! `cards`, `user`, `display`, `network`, `checks`) is given when the machine starts and never enters a key.
 
 mod devices;
-pub(crate) mod gather;
+mod gather;
 mod make;
 mod show;
 
@@ -17,6 +17,7 @@ use crate::key::Key;
 use crate::windows::{WindowsBase, WindowsSetup};
 
 pub use devices::{AudioPlan, DevicesPlan, DiskPlan, ForwardPlan, SharePlan, UsbPlan};
+pub(crate) use gather::fits;
 pub use gather::{Facts, FoundFile, HostCard, HostFacts, gather};
 pub use make::plan;
 

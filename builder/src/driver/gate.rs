@@ -8,7 +8,7 @@ use no43_host::{PciId, device_name, lease};
 use super::chips::{self, FIRST_FOR_VMS, NVIDIA};
 use super::{Answer, CardIds, DriverFacts, Package, Reason, Signer, System, Version};
 use crate::diagnostic::{Kind, Problem, Problems};
-use crate::plan::{HostFacts, gather::fits};
+use crate::plan::{HostFacts, fits};
 use crate::recipe::{CardAsk, DriverAsk, Recipe};
 
 /// What to do about a package that does not drive a card.

@@ -4,7 +4,7 @@ use no43_host::PciId;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::gather::fits;
+use super::fits;
 use super::{
     AptSource, BaseUser, CardFunctions, CardRequest, CardWish, DebianBase, DriverPlan, Facts, FileIn,
     FileSource, GuestPlan, HostCard, HostFacts, Init, LayerPlan, LayerWhat, LinuxDriver, MachinePlan, Plan,

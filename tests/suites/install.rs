@@ -503,7 +503,7 @@ fn no_room(scene: &Scene) -> Result<()> {
 }
 
 fn update(scene: &Scene) -> Result<()> {
-    let wanted = ["failed in phase \"first logon\"", "an update took over", "updates.system"];
+    let wanted = ["failed in phase \"first logon\"", "an update took over", "updates.windows"];
     fault(scene, &playing("update"), &english(), &[], &wanted)
 }
 

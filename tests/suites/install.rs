@@ -345,7 +345,7 @@ fn bad_step(scene: &Scene) -> Result<()> {
     prepare(scene, &Medium::default(), &(english() + step))?;
     let seen = no43(scene, &["build", "--patience", "3", "stand-in.toml"])?.done()?.must_exit(code::BUILD)?;
     seen.must_say(&["step 'bad' failed", "(code 42)", "no such game"])?;
-    no43(scene, &["plan", "stand-in.toml"])?.ok()?.must_say(&["base", "in the store", "bad"])?;
+    no43(scene, &["plan", "stand-in.toml"])?.ok()?.must_say(&["there", "bad", "to build"])?;
     Ok(())
 }
 

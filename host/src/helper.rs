@@ -1,7 +1,7 @@
 //! The small helper that runs as root for the members of one group: one request, one answer, one line in the log.
 //!
 //! It is started by systemd on the first connection ([`listener`] takes the socket over), or by hand with a socket of its own.
-//! Who asks is what the kernel says about the other end, never what the request says. What may be asked for is [`verb`]'s.
+//! Who asks is what the kernel says about the other end, never what the request says. What may be asked for is in `verb`.
 
 use std::fmt::Write as _;
 use std::fs;

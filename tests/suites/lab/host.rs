@@ -16,8 +16,10 @@ has() { grep -qF -- "$2" "$1" || { cat "$1"; fail "$1 does not say: $2"; }; }
 quick() { no43 run --detach --locked --ephemeral --set "checks.ready=1 s" "$guest" > quick.log 2>&1; }
 off() { no43 stop "$(ls $state/m)" --force > off.log 2>&1 || { cat off.log; fail "stop failed"; }; }
 etc() { (cd /etc; find . -type f ! -name '*-' ! -name '.pwd.lock' | sort | xargs md5sum); }
+# a unit of systemd with a view of its own does not see the lab's boot id, so everybody takes the kernel's
+umount /proc/sys/kernel/random/boot_id 2> /dev/null
 # no sudo from here on
-rm -f /etc/sudoers.d/no43-lab
+rm -f /etc/sudoers.d/*; gpasswd -d lab sudo > /dev/null 2>&1
 root_no43() { env -i PATH="$PATH" HOME=/root NO_COLOR=1 /usr/local/bin/no43 "$@"; }
 install -m 755 "$work/no43" /usr/local/bin/no43
 "#;

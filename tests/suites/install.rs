@@ -8,6 +8,7 @@ use no43_tests::stand_in::{Medium, Payload};
 use no43_tests::suite::{Case, Images, Order};
 use no43_tests::{Run, Scene};
 use serde_json::Value;
+use sevenz_rust2::{ArchiveEntry, ArchiveWriter};
 use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
@@ -191,6 +192,80 @@ fn whole(scene: &Scene) -> Result<()> {
     let other = english().replace("STAND_IN_PASSWORD", "ANOTHER");
     scene.write("other.toml", &other)?;
     no43(scene, &["plan", "other.toml"])?.ok()?.must_say(&["nothing to build"])?;
+    driver_layer(scene)
+}
+
+/// A package in NVIDIA's layout, put together here: a program, and behind it a 7z archive. Nothing of NVIDIA's is in it.
+fn driver_package(scene: &Scene, version: &str, driver_ver: &str) -> Result<()> {
+    let inf = format!(
+        "[Version]\r\nSignature=\"$Windows NT$\"\r\nClass=Display\r\nProvider=\"NVIDIA\"\r\nDriverVer=03/17/2021,{driver_ver}\r\n\
+         CatalogFile=NV_DISP.CAT\r\n[Manufacturer]\r\n%N%=NV,NTamd64.10.0...14393\r\n[NV.NTamd64.10.0...14393]\r\n\
+         %D%=Section001,PCI\\VEN_10DE&DEV_2484\r\n[Strings]\r\nN=\"NVIDIA\"\r\nD=\"NVIDIA GeForce RTX 3070\"\r\n"
+    );
+    let utf16: Vec<u8> =
+        std::iter::once(0xfeff).chain(inf.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    let setup = format!("<setup title=\"Graphics Driver {version}\"/>\r\n");
+    let binary = vec![7; 3 << 20];
+    let files: [(&str, &[u8]); 9] = [
+        ("setup.exe", b"MZ"),
+        ("setup.cfg", setup.as_bytes()),
+        ("ListDevices.txt", b"DEV_2484 NVIDIA GeForce RTX 3070\r\n"),
+        ("NVI2/NVI2.dll", b"the installer"),
+        ("Display.Driver/nv_dispi.inf", &utf16),
+        ("Display.Driver/NV_DISP.CAT", b"Microsoft Windows Hardware Compatibility Publisher"),
+        ("Display.Driver/nvlddmkm.sys", &binary),
+        ("HDAudio/nvhda.inf", b"[Version]\r\nClass=MEDIA\r\n"),
+        ("GFExperience/gfe.exe", b"nobody asked for this"),
+    ];
+    let mut archive = ArchiveWriter::new(std::io::Cursor::new(Vec::new()))?;
+    for (name, bytes) in files {
+        archive.push_archive_entry(ArchiveEntry::new_file(name), Some(bytes))?;
+    }
+    let mut package = b"MZ".to_vec();
+    package.resize(100_000, 0x90);
+    package.extend(archive.finish()?.into_inner());
+    fs::write(scene.work().join(format!("{version}-desktop-win10-64bit-dch-whql.exe")), package)?;
+    Ok(())
+}
+
+/// On the Windows that is there, from the package's file to the guest's driver store, as far as the stand-in goes: it is offered
+/// the INF, and tells that it is no Windows.
+fn driver_layer(scene: &Scene) -> Result<()> {
+    driver_package(scene, "461.72", "27.21.14.6172")?;
+    driver_package(scene, "466.11", "27.21.14.6611")?;
+    let with = |version: &str| {
+        let input =
+            format!("nvidia = {{ path = \"{version}-desktop-win10-64bit-dch-whql.exe\" }}\n\n[machine]");
+        let card = "[[card]]\nid = \"10de:2484\"\n[driver]\npackage = \"nvidia\"\n";
+        english().replacen("\n[machine]", &input, 1) + card
+    };
+    scene.write("old.toml", &with("461.72"))?;
+    no43(scene, &["plan", "old.toml"])?.done()?.must_exit(code::RECIPE)?.must_say(&[
+        "older than 465",
+        "Code 43",
+        "legacy = true",
+    ])?;
+    scene.write("driver.toml", &with("466.11"))?;
+    no43(scene, &["plan", "driver.toml"])?.ok()?.must_say(&["driver 466.11, staged", "to build"])?;
+    let begun = Instant::now();
+    let built = no43(scene, &["--json", "build", "--patience", "3", "driver.toml"])?.ok()?;
+    eprintln!("the driver's layer took {:.0} s", begun.elapsed().as_secs_f64());
+    built.clone().must_say(&["unpacking the driver", "refused, not done: driver 466.11"])?;
+    let (folder, manifest) = image(scene, &built.json()?)?;
+    ensure!(
+        at(&manifest, "/layer")? == "driver" && at(&manifest, "/sealed/firmware")? == "uefi",
+        "{manifest}"
+    );
+    let log = fs::read_to_string(folder.join("build.log"))?;
+    // Two files of the display driver besides its INF; audio, GeForce Experience and the installer stay behind.
+    for wanted in ["unpacked 3 files", "INF files there: 1"] {
+        ensure!(log.contains(wanted), "no '{wanted}' in the layer's log:\n{log}");
+    }
+    for file in ["disk.qcow2", "vars.fd"] {
+        full_file(&folder.join(file))?;
+    }
+    let lock = fs::read_to_string(scene.work().join("no43.lock"))?;
+    ensure!(lock.contains("version = \"466.11\"") && lock.contains("devices = \"10de:2484\""), "{lock}");
     Ok(())
 }
 

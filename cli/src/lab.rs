@@ -130,7 +130,7 @@ fn reboot(which: &Which, context: &Context) -> Done {
     let interrupts = interrupts()?;
     let host = lab_host(which, interrupts.stop(), context)?;
     let options = options(which, interrupts.stop(), context)?;
-    let lab = attach(&profile.name, context)?;
+    let lab = Lab::take_over(&profile.name, &options).map_err(|error| failure(&error))?;
     let lab = lab.reboot(&profile, &host, &options, &mut progress).map_err(|error| failure(&error))?;
     tell_start(&lab);
     lab.leave_running();

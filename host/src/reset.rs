@@ -76,7 +76,7 @@ fn by_vfio(slot: &Slot<'_>) -> Option<Vec<Step>> {
     there.then(|| vec![Step::Vfio { groups: nodes, function }])
 }
 
-/// `reset_subordinate` (kernel 6.13 on) resets everything below a bridge, so everything below it has to be ours.
+/// `reset_subordinate`, where the kernel has it, resets everything below a bridge, so everything below it has to be ours.
 fn by_bridge(slot: &Slot<'_>) -> Option<Vec<Step>> {
     let bridge = *slot.inventory.function(slot.functions.first()?)?.bridges.last()?;
     let file = slot.place.roots.device(&bridge).join("reset_subordinate");

@@ -79,6 +79,7 @@ fn a_reservation_on_debian_is_written_once_and_undone_as_a_whole() {
     etc/initramfs-tools/hooks/no43-reserve
     etc/initramfs-tools/scripts/init-top/no43-reserve
     etc/no43/reserved
+    etc/polkit-1/rules.d/60-no43.rules
     etc/security/limits.d/90-no43.conf
     etc/systemd/logind.conf.d/no43.conf
     etc/udev/rules.d/60-no43.rules
@@ -90,7 +91,7 @@ fn a_reservation_on_debian_is_written_once_and_undone_as_a_whole() {
     # Cards that are kept free for virtual machines, one a line: written by no43 host setup --reserve
     0000:01:00.0=0x1234:0x1111/0x1af4:0x1100 0000:01:00.1=0x8086:0x2668/0x1af4:0x1100
     ");
-    insta::assert_snapshot!(text("60-no43.rules"), @r#"
+    insta::assert_snapshot!(text("udev/rules.d/60-no43.rules"), @r#"
     # The VFIO nodes of reserved cards, for members of a group: written by no43 host setup --reserve
     SUBSYSTEM=="vfio", KERNEL=="[0-9]*", TEST=="/sys/kernel/iommu_groups/%k/devices/0000:01:00.0", GROUP="no43", MODE="0660"
     "#);

@@ -76,7 +76,7 @@ umount /no43/store && mount -t 9p -o trans=virtio,version=9p2000.L,msize=512000,
 pub(crate) const BRING_OUT_INITRD: &str = r#"
 initrd=/boot/initrd.img-$(uname -r)
 [ ! -e "$initrd" ] || cp "$initrd" /no43/share/initrd || exit 1
-umount /no43/store; sync
+sync
 "#;
 
 /// Starts a command for a run and waits for it. Arguments: the run's directory, `NAME=VALUE` …, the program, its arguments.

@@ -145,6 +145,14 @@ impl Lab {
         Ok(lab)
     }
 
+    /// Takes over a lab that is up as it is, whatever runs in it.
+    ///
+    /// # Errors
+    /// [`LabError::NotUp`], or [`LabError::InUse`].
+    pub fn take_over(name: &str, options: &LabOptions) -> Result<Lab, LabError> {
+        Lab::adopt(name, options)
+    }
+
     /// Ends the lab with this name. Its lab host is not asked: one that hangs can be ended, too.
     ///
     /// # Errors

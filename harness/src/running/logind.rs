@@ -81,12 +81,15 @@ fn try_hold(name: &str, cards: &[String], wake: &Sender<Wake>) -> zbus::Result<(
     }
     if !cards.is_empty() {
         let why = format!("{} lent to '{name}'", cards.join(", "));
-        match inhibit("sleep:idle", &why, "block") {
-            Ok(lock) => locks.push(lock),
-            Err(error) => said.push(format!(
-                "logind does not let this user keep the host awake ({}): a card that sleeps under a guest is lost to it",
-                crate::words::clean_to(&error.to_string(), 200)
-            )),
+        // one by one: for several at once logind asks polkit for another right than for each
+        for what in ["sleep", "idle"] {
+            match inhibit(what, &why, "block") {
+                Ok(lock) => locks.push(lock),
+                Err(error) => said.push(format!(
+                    "logind does not let this user keep the host from {what} ({}): a card that sleeps under a guest is lost to it",
+                    crate::words::clean_to(&error.to_string(), 200)
+                )),
+            }
         }
     }
     Ok((Guard { locks }, said))

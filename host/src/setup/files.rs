@@ -86,7 +86,17 @@ pub(crate) fn limits(group: &str, memory_kib: u64) -> Vec<File> {
         "# A VM with a card keeps all its memory locked: written by no43 host setup\n@{group} - memlock {memory_kib}\n"
     );
     let delay = "# Guests are shut down in order before this host: written by no43 host setup\n[Login]\nInhibitDelayMaxSec=120\n";
+    // an active session may do this anyway; ssh and services of one's own are none
+    let actions = ["inhibit-block-sleep", "inhibit-block-idle", "inhibit-delay-shutdown"];
+    let actions = actions.map(|action| format!("\"org.freedesktop.login1.{action}\"")).join(", ");
+    let polkit = format!(
+        "// Keeping this host awake while a card is lent: written by no43 host setup\n\
+         polkit.addRule(function(action, subject) {{\n    \
+         if ([{actions}].indexOf(action.id) >= 0 && subject.isInGroup(\"{group}\")) {{ return polkit.Result.YES; }}\n\
+         }});\n"
+    );
     vec![
+        file("etc/polkit-1/rules.d/60-no43.rules", 0o644, polkit, false),
         file("etc/security/limits.d/90-no43.conf", 0o644, memlock, false),
         file("etc/systemd/logind.conf.d/no43.conf", 0o644, delay.into(), false),
     ]

@@ -28,7 +28,8 @@ done < /etc/no43/reserved
 
 [ -n "$kept" ] || exit 0
 for function in $kept; do echo vfio-pci > "$devices/${function%%=*}/driver_override"; done
-modprobe vfio-pci || say "vfio-pci cannot be loaded"
+# an ordinary user's QEMU cannot have the second one loaded
+modprobe -a vfio-pci vfio_iommu_type1 || say "vfio-pci or vfio_iommu_type1 cannot be loaded"
 for function in $kept; do
     address=${function%%=*}
     [ -e "$devices/$address/driver" ] || echo "$address" > /sys/bus/pci/drivers_probe

@@ -37,7 +37,7 @@ const STAGES: &[Stage] = &[
         name: "clippy",
         commands: |sh, _| vec![cmd!(sh, "cargo clippy -q --workspace --all-targets -- -D warnings")],
     },
-    Stage { name: "unit", commands: |sh, _| vec![cmd!(sh, "cargo test -q --workspace")] },
+    Stage { name: "unit", commands: |sh, _| vec![cmd!(sh, "cargo test -q --workspace --no-fail-fast")] },
     Stage {
         name: "docs",
         commands: |sh, _| {

@@ -81,7 +81,7 @@ fn a_whole_debian() {
     /etc/hostname 644 no43⏎
     /etc/hosts 644 127.0.0.1\tlocalhost⏎127.0.1.1\tno43⏎::1\tlocalhost ip6-localhost⏎
     /etc/machine-id 444 
-    /etc/fstab 644 UUID=5737005c-3d1f-818c-aa8d-8226b9b88f65 / ext4 errors=remount-ro 0 1⏎UUID=2F93-AF7E /boot/efi vfat umask=0077,nofail 0 1⏎
+    /etc/fstab 644 UUID=579a2673-fce0-8b29-a9ec-8d4c616717b3 / ext4 errors=remount-ro 0 1⏎UUID=6B93-C3F4 /boot/efi vfat umask=0077,nofail 0 1⏎
     /etc/timezone 644 Europe/Paris⏎
     /etc/localtime → /usr/share/zoneinfo/Europe/Paris
     /etc/default/locale 644 LANG=fr_FR.UTF-8⏎
@@ -116,7 +116,7 @@ fn a_lean_guest() {
     /etc/hostname 644 no43⏎
     /etc/hosts 644 127.0.0.1\tlocalhost⏎127.0.1.1\tno43⏎::1\tlocalhost ip6-localhost⏎
     /etc/machine-id 444 
-    /etc/fstab 644 UUID=5737005c-3d1f-818c-aa8d-8226b9b88f65 / ext4 noatime 0 0⏎
+    /etc/fstab 644 UUID=579a2673-fce0-8b29-a9ec-8d4c616717b3 / ext4 noatime 0 0⏎
     /etc/timezone 644 Europe/Paris⏎
     /etc/localtime → /usr/share/zoneinfo/Europe/Paris
     /etc/default/locale 644 LANG=C.UTF-8⏎

@@ -53,6 +53,7 @@ fn the_three_card_lab_as_qemu_gets_it() {
     -device virtserialport,id=port2,bus=ports.0,nr=3,chardev=port2,name=org.no43.shell
     -display none
     -device VGA,id=screen,bus=pcie.0,addr=0x1
+    -device qemu-xhci,id=usb,bus=pcie.0,addr=0x4
     -blockdev driver=file,node-name=disk0-file,filename=O,discard=unmap,read-only=off,cache.no-flush=on
     -blockdev driver=qcow2,node-name=disk0,file=disk0-file,discard=unmap,read-only=off,cache.no-flush=on
     -device virtio-blk-pci,bus=pcie.0,addr=0x6,id=disk0,drive=disk0

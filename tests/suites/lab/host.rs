@@ -100,6 +100,7 @@ pub(crate) fn reserved(scene: &Scene) -> Result<()> {
         grep no43 locks.log | grep -q "delay" || fail "the host does not wait for its guest"
     "#;
     let after = r#"
+        mkdir -p /etc/no43; touch /etc/no43/lab-resets
         no43 instance show play > show.log 2>&1; has show.log "the guest shut down"
         [ -z "$(ls -A /run/no43/journal 2>/dev/null)" ] || fail "the journal of a boot that is over is left"
         lent || { dmesg | grep -i "no43\|vfio\|bochs"; fail "$(driver $card) and $(driver $(audio $card)) have the card after the boot"; }

@@ -102,6 +102,7 @@ pub(crate) const PACKAGES: &[Package] = &[
     package(Tier::Test, "gcc-mingw-w64-x86-64-win32", "linker and C library for Windows programs (57 MB)"),
     package(Tier::Test, "wine64", "runs no43-guest.exe (103 MB with its libraries)"),
     package(Tier::Test, "wine", "the command wine"),
+    package(Tier::Test, "xvfb", "the screen without which Wine has no Direct3D (3 MB, and Mesa's OpenGL)"),
     package(Tier::Test, "libvulkan1", "loader of Vulkan, for the GPU work of the guest program"),
     package(
         Tier::Test,

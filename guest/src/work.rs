@@ -183,9 +183,9 @@ pub const WORK: &[Work] = &[
         ..work("cuda-copy", BOTH, "bytes go to the card and come back unchanged, how fast")
     },
     work("vulkan-compute", BOTH, "a Vulkan compute shader computes what it must"),
+    work("d3d11-scene", WINDOWS, "Direct3D 11 renders a scene as it must"),
+    work("d3d12-scene", WINDOWS, "Direct3D 12 renders a scene as it must"),
     // No program does these yet: they are here so that asking for one is told as skipped, with that reason.
-    later(work("d3d11-scene", WINDOWS, "Direct3D 11 renders a scene as it must")),
-    later(work("d3d12-scene", WINDOWS, "Direct3D 12 renders a scene as it must")),
     later(work("nvenc-frame", BOTH, "the encoder makes an H.264 frame")),
     later(work("optix-trace", BOTH, "OptiX traces rays with a known sum")),
     Work {
@@ -211,9 +211,9 @@ mod tests {
     fn what_is_done_by_default() {
         let names = |guest, vendor| default_work(guest, vendor).map(|w| w.name).collect::<Vec<_>>().join(" ");
         insta::assert_snapshot!(names("linux", Some(0x10de)), @"cuda-checksum cuda-memory cuda-copy vulkan-compute");
-        insta::assert_snapshot!(names("windows", Some(0x10de)), @"cuda-checksum cuda-memory cuda-copy vulkan-compute");
+        insta::assert_snapshot!(names("windows", Some(0x10de)), @"cuda-checksum cuda-memory cuda-copy vulkan-compute d3d11-scene d3d12-scene");
         insta::assert_snapshot!(names("linux", Some(0x1234)), @"vulkan-compute");
-        insta::assert_snapshot!(names("windows", None), @"vulkan-compute");
+        insta::assert_snapshot!(names("windows", None), @"vulkan-compute d3d11-scene d3d12-scene");
     }
 
     #[test]

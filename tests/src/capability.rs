@@ -20,7 +20,7 @@ const fn row(name: &'static str, detect: fn() -> Result<(), Missing>) -> Capabil
     Capability { name, detect, seen: OnceLock::new() }
 }
 
-static TABLE: [Capability; 14] = [
+static TABLE: [Capability; 15] = [
     row("no43", || programs::no43().map(drop).map_err(|e| e.to_string())),
     row("lab", lab),
     row("kvm", kvm),
@@ -32,6 +32,7 @@ static TABLE: [Capability; 14] = [
         met(Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").is_file(), "no UEFI firmware here (package ovmf)")
     }),
     row("wine", wine),
+    row("xvfb", || met(Path::new("/usr/bin/Xvfb").is_file(), "no screen for Wine here (package xvfb)")),
     row("wixl", || met(runs("wixl", "--version"), "wixl is not here (package wixl)")),
     row("stand-in", stand_in),
     row("swtpm", || met(runs("swtpm", "--version"), "no virtual TPM here (package swtpm)")),

@@ -19,4 +19,4 @@ pub use lab_host::LabHost;
 pub use run::{Run, Seen};
 pub use scene::Scene;
 pub use suite::Case;
-pub use wine::Wine;
+pub use wine::{Screen, Wine};

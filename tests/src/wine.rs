@@ -112,6 +112,42 @@ impl<'a> Wine<'a> {
     }
 }
 
+/// A screen in memory, which Wine needs for Direct3D; ended with the value.
+#[derive(Debug)]
+pub struct Screen {
+    server: std::process::Child,
+    name: String,
+}
+
+impl Screen {
+    /// Starts `Xvfb` on a number that it finds itself, and waits until it serves.
+    pub fn start() -> Result<Self> {
+        let mut command = Command::new("Xvfb");
+        command.args(["-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp"]);
+        let server = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+        let mut screen = Self { server: server.context("failed to start Xvfb")?, name: String::new() };
+        let stdout = screen.server.stdout.take().context("Xvfb has no output")?;
+        // The number comes when it serves; the end of the output, when it cannot.
+        let mut number = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut number)?;
+        anyhow::ensure!(number.ends_with('\n'), "Xvfb ended without a screen");
+        screen.name = format!(":{}", number.trim());
+        Ok(screen)
+    }
+
+    /// Lets a program use it.
+    pub fn of(&self, run: Run) -> Run {
+        run.env("DISPLAY", &self.name)
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
 impl Drop for Wine<'_> {
     fn drop(&mut self) {
         for argument in ["-k", "-w"] {

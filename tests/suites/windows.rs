@@ -7,9 +7,9 @@ use no43_builder::driver::updates;
 use no43_guest::identity::Identity;
 use no43_guest::setup::event::{Cause, Event, Outcome, What};
 use no43_guest::setup::{Action, Codes, RegistryValue, RestartWhen, ServiceState, SetupPlan, Task};
-use no43_guest::work::{WorkCause, WorkOutcome};
+use no43_guest::work::{WorkCause, WorkOutcome, WorkResult};
 use no43_tests::suite::{Case, Images, Order};
-use no43_tests::{Scene, Wine, programs};
+use no43_tests::{Scene, Screen, Wine, programs};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use rustix::pty::OpenptFlags;
@@ -41,6 +41,8 @@ static CASES: &[Case] = &[
     Case::new("a-failed-setup-tells-the-ends-of-its-logs", setup_failed).needs(WINE),
     Case::new("a-first-start-takes-secrets-from-standard-input-or-a-file-that-it-removes", first_start)
         .needs(WINE),
+    Case::new("direct3d-renders-a-scene-that-is-compared-and-wines-card-is-never-taken-for-one", direct3d)
+        .needs(&["wine", "xvfb"]),
     Case::new("a-report-names-the-card-its-driver-and-its-problem-code", report).needs(WINE),
 ];
 
@@ -495,6 +497,39 @@ fn properties() -> Vec<(&'static str, u32, u32, Vec<u8>)> {
     ]
 }
 
+/// What is done for a card of NVIDIA's.
+const DEFAULT_WORK: &[&str] =
+    &["cuda-checksum", "cuda-memory", "cuda-copy", "vulkan-compute", "d3d11-scene", "d3d12-scene"];
+
+/// Wine's Direct3D, on Mesa's OpenGL and Vulkan: both render on the processor, and Wine names its adapter after some card.
+fn direct3d(scene: &Scene) -> Result<()> {
+    let wine = Wine::of(scene)?;
+    wine.cut_power()?; // what runs already knows no screen
+    let screen = Screen::start()?;
+    let work = |words: &[&str]| -> Result<Vec<WorkResult>> {
+        let both = ["work", "--json", "--only", "d3d11-scene", "--only", "d3d12-scene"];
+        let seen = screen.of(wine.guest(&[&both, words].concat())?).ok()?;
+        Ok(no43_guest::work::parse_work(seen.stdout.as_bytes())?.results)
+    };
+    let mut shown = None;
+    for seed in ["43", "4294967295"] {
+        for result in work(&["--adapter", "software", "--seed", seed])? {
+            let metric = |name: &str| result.metrics.iter().find(|m| m.name == name).map_or(0, |m| m.value);
+            let (pixels, off) = (metric("pixels"), metric("largest-difference"));
+            println!("  {}: {} ms, {pixels} pixels, off by {off} at most", result.name, result.duration_ms);
+            ensure!(result.outcome == WorkOutcome::Passed && pixels > 60_000 && off <= 3, "{result:?}");
+            let adapter = result.adapter.context("no adapter")?;
+            ensure!(adapter.software == Some(true) && adapter.name.ends_with("(by Wine)"), "{adapter:?}");
+            shown = adapter.id;
+        }
+    }
+    // Asked for as the card that it says it is.
+    let results = work(&["--adapter", &shown.context("no id")?])?;
+    let soft = |r: &WorkResult| (r.outcome, r.cause) == (WorkOutcome::Skipped, Some(WorkCause::OnlySoftware));
+    ensure!(results.len() == 2 && results.iter().all(soft), "{results:?}");
+    Ok(())
+}
+
 fn report(scene: &Scene) -> Result<()> {
     let wine = Wine::of(scene)?;
     let mut file = format!("Windows Registry Editor Version 5.00\r\n\r\n[{DEVICE}]\r\n");
@@ -541,7 +576,7 @@ fn report(scene: &Scene) -> Result<()> {
     let seen = wine.guest(&["work", "--json", "--adapter", "10de:2484@0000:01:00.0"])?.ok()?;
     let work = no43_guest::work::parse_work(seen.stdout.as_bytes())?;
     let names: Vec<_> = work.results.iter().map(|result| result.name.as_str()).collect();
-    ensure!(names == ["cuda-checksum", "cuda-memory", "cuda-copy", "vulkan-compute"], "{names:?}");
+    ensure!(names == DEFAULT_WORK, "{names:?}");
     let skipped = work.results.iter().all(|r| r.outcome == WorkOutcome::Skipped && r.reason.is_some());
     ensure!(skipped && work.results[0].cause == Some(WorkCause::NoLibrary), "{:?}", work.results);
     Ok(())

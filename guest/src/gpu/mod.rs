@@ -5,7 +5,11 @@
 
 mod answer;
 mod cuda;
+#[cfg(windows)]
+mod direct3d;
 mod run;
+#[cfg(any(windows, test))]
+mod scene;
 mod target;
 mod vulkan;
 
@@ -52,6 +56,10 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("cuda-memory", cuda::memory),
     ("cuda-copy", cuda::copy),
     ("vulkan-compute", vulkan::compute),
+    #[cfg(windows)]
+    ("d3d11-scene", direct3d::scene_11),
+    #[cfg(windows)]
+    ("d3d12-scene", direct3d::scene_12),
 ];
 
 fn metric(name: &str, value: u64, unit: &str) -> Metric {

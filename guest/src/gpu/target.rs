@@ -125,6 +125,18 @@ impl Target {
     }
 }
 
+/// Renderers on the processor that may not say so themselves, by a word in their name.
+#[cfg(any(windows, test))]
+const PROCESSOR: &[&str] = &["basic render", "warp", "llvmpipe", "lavapipe", "softpipe", "swiftshader"];
+
+/// Whether an adapter of Direct3D renders on the processor, by its name and ids. "Microsoft Basic Render Driver", which
+/// is WARP, has ids of its own in every language of Windows.
+#[cfg(any(windows, test))]
+pub(super) fn renders_on_processor(name: &str, vendor: u32, device: u32) -> bool {
+    let name = name.to_lowercase();
+    (vendor, device) == (0x1414, 0x8c) || PROCESSOR.iter().any(|word| name.contains(word))
+}
+
 fn names(adapters: &[WorkAdapter]) -> String {
     let names: Vec<&str> = adapters.iter().take(8).map(|adapter| adapter.name.as_str()).collect();
     if names.is_empty() { "none".into() } else { names.join(", ") }
@@ -215,6 +227,15 @@ mod tests {
             cause(software.find("Vulkan", &[real])),
             "NoComputeDevice: Vulkan has no software renderer here"
         );
+    }
+
+    #[test]
+    fn warp_and_its_like_are_known_by_name_or_ids() {
+        assert!(renders_on_processor("Microsoft Basic Render Driver", 0, 0));
+        assert!(renders_on_processor("Pilote de rendu", 0x1414, 0x8c));
+        assert!(renders_on_processor("llvmpipe (LLVM 15.0.6, 256 bits)", 0, 0));
+        assert!(!renders_on_processor("NVIDIA GeForce RTX 3070", 0x10de, 0x2484));
+        assert!(!renders_on_processor("Microsoft Hyper-V Video", 0x1414, 0x5353));
     }
 
     proptest! {

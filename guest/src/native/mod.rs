@@ -3,7 +3,17 @@
 //! Nothing of it is linked, so the program starts on a guest without any of them. Types and numbers are those of the
 //! interfaces' public headers, written down here by hand; each module names its source.
 
+#[cfg(windows)]
+pub(crate) mod com;
 pub(crate) mod cuda;
+#[cfg(windows)]
+pub(crate) mod d3d;
+#[cfg(windows)]
+pub(crate) mod d3d11;
+#[cfg(windows)]
+pub(crate) mod d3d12;
+#[cfg(windows)]
+pub(crate) mod dxgi;
 pub(crate) mod nvml;
 pub(crate) mod vulkan;
 

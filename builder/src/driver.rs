@@ -1,11 +1,15 @@
 //! Driver packages: what a package is for, known before a VM is started.
 //!
-//! A package is read in place ([`Package::read`]): NVIDIA's self-extracting 7z for Windows, an unpacked folder, or a `.run`
-//! file for Linux. [`Package::drives`] answers for one card on one Windows, with the nearest reason where the answer is no.
+//! A package is read in place ([`Package::read`]): NVIDIA's self-extracting 7z for Windows, an unpacked folder, a `.run`
+//! file for Linux, or a package of Debian's. [`Package::drives`] answers for one card on one Windows, with the nearest reason
+//! where the answer is no.
 
 mod archive;
 pub mod catalogue;
 mod chips;
+#[cfg(test)]
+mod corpus;
+mod deb;
 mod display;
 mod facts;
 pub(crate) mod gate;
@@ -46,7 +50,7 @@ pub enum DriverError {
     /// The file is something else.
     #[error(
         "{path} is no driver package, but {what}\n    fix   name NVIDIA's .exe for Windows as it was downloaded, a folder \
-         into which it was unpacked, or a .run file for Linux"
+         into which it was unpacked, or a .run or .deb file for Linux"
     )]
     NotAPackage {
         /// The file.
@@ -102,6 +106,9 @@ pub struct Package {
     pub path: PathBuf,
     /// For which system.
     pub system: System,
+    /// The name of a package of Debian's, such as `nvidia-driver`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub debian: Option<String>,
     /// NVIDIA's version, by the newest INF; `None` for packages of other makers.
     pub version: Option<Version>,
     /// Display drivers of the Store kind.
@@ -134,7 +141,21 @@ impl Package {
         if let Some(version) = linux::version_of(path)? {
             return Ok(Self::of_linux(path, version));
         }
+        if let Some(deb) = deb::read(path)? {
+            return Self::of_debian(path, &deb);
+        }
         Self::of_windows(path, &archive::of_file(path)?)
+    }
+
+    fn of_debian(path: &Path, deb: &deb::Deb) -> Result<Self, DriverError> {
+        let Some(version) = deb.driver() else {
+            let what =
+                format!("the Debian package '{}' {}, which is no driver of NVIDIA's", deb.name, deb.version);
+            return Err(DriverError::NotAPackage { path: path.to_owned(), what });
+        };
+        let mut package = Self::of_linux(path, version);
+        package.debian = Some(deb.name.clone());
+        Ok(package)
     }
 
     fn of_linux(path: &Path, version: Version) -> Self {
@@ -148,6 +169,7 @@ impl Package {
         Self {
             path: path.to_owned(),
             system,
+            debian: None,
             version: None,
             dch: false,
             form: None,

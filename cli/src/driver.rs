@@ -28,7 +28,7 @@ enum Command {
     ///
     /// With --card the exit code is 0 if it does and 4 if it does not.
     Inspect {
-        /// NVIDIA's .exe or .run as downloaded, or a folder into which it was unpacked
+        /// NVIDIA's .exe or .run as downloaded, a folder into which it was unpacked, or a .deb of Debian's
         package: PathBuf,
         /// A card of this host (01:00.0), or the ids of one (10de:2484, with its board 10de:2484/1462:3901)
         #[arg(long, value_name = "ADDRESS|ID")]
@@ -269,7 +269,9 @@ fn title(package: &Package) -> String {
         (driver::System::Windows, false) => ", Standard",
     };
     let date = package.infs.first().map(|inf| format!(", {}", clean(&inf.date))).unwrap_or_default();
-    format!("display driver {version} for {system}{kind}{date}")
+    let of =
+        package.debian.as_ref().map(|name| format!(", Debian's package {}", clean(name))).unwrap_or_default();
+    format!("display driver {version} for {system}{kind}{date}{of}")
 }
 
 fn form(package: &Package) -> &'static str {

@@ -4,6 +4,7 @@
 //! it drives (Microsoft, "INF Manufacturer section", "INF Models section", "Combining platform extensions with operating
 //! system versions").
 
+use std::collections::HashSet;
 use std::fmt;
 
 use no43_host::PciId;
@@ -99,6 +100,8 @@ impl Serialize for Subsystem {
 
 /// More devices than any INF has: NVIDIA's largest lists 3,000.
 const MOST_DEVICES: usize = 200_000;
+/// More sections of models than any INF has: NVIDIA's have under ten.
+const MOST_SECTIONS: usize = 1_000;
 
 /// Reads a display INF; `None` for INF files of other classes.
 pub(super) fn read(path: &str, bytes: &[u8]) -> Option<DisplayInf> {
@@ -157,13 +160,17 @@ const DISPLAY_CLASS: &str = "{4d36e968-e325-11ce-bfc1-08002be10318}";
 
 /// Every section of models that `[Manufacturer]` names, undecorated ones included.
 fn manufacturers(inf: &Inf) -> Vec<String> {
-    let mut names = Vec::new();
+    let (mut names, mut known) = (Vec::new(), HashSet::new());
     for entry in inf.section("Manufacturer") {
         let Some((section, targets)) = entry.values.split_first() else { continue };
         let decorated = targets.iter().map(|target| format!("{section}.{target}"));
-        names.extend(std::iter::once(section.clone()).chain(decorated).filter(|name| inf.has(name)));
+        for name in std::iter::once(section.clone()).chain(decorated).filter(|name| inf.has(name)) {
+            // a section that is named a million times is read once
+            if names.len() < MOST_SECTIONS && known.insert(name.to_lowercase()) {
+                names.push(name);
+            }
+        }
     }
-    names.dedup();
     names
 }
 

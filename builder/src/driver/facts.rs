@@ -113,6 +113,7 @@ impl DriverFacts {
         Package {
             path: path.to_owned(),
             system: self.system,
+            debian: None, // a recipe names such packages, never their files
             version: self.version,
             dch: self.dch,
             form: self.form,

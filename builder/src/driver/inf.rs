@@ -3,7 +3,12 @@
 //! Rules as in Microsoft's "General Syntax Rules for INF Files". Names of sections and keys know no case; sections of the
 //! same name are one section. `Include` and `Needs` are not followed: what a display driver is for stands in its own file.
 
+use std::cell::Cell;
 use std::collections::HashMap;
+
+/// Most bytes that strings may add to a file in all. The largest INF of NVIDIA's has 3,000 devices with names of 40 letters; a file
+/// made to harm names one long string a million times.
+const MOST_EXPANDED: usize = 16 << 20;
 
 /// One entry: `key = value, value` or only `value, value`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +24,8 @@ pub(super) struct Entry {
 pub(super) struct Inf {
     sections: HashMap<String, Vec<Raw>>,
     strings: HashMap<String, String>,
+    /// What is left of [`MOST_EXPANDED`].
+    left: Cell<usize>,
 }
 
 /// An entry as it stands there.
@@ -31,7 +38,7 @@ struct Raw {
 impl Inf {
     /// Reads a text. Nothing in it is an error: what makes no sense is not there.
     pub(super) fn parse(text: &str) -> Self {
-        let mut inf = Self::default();
+        let mut inf = Self { left: Cell::new(MOST_EXPANDED), ..Self::default() };
         let mut section: Option<String> = None;
         let mut lines = text.lines();
         while let Some(line) = lines.next() {
@@ -88,7 +95,8 @@ impl Inf {
         self.sections.values().flatten().flat_map(|raw| &raw.values).any(|v| v.to_lowercase().contains(&word))
     }
 
-    /// `%name%` by its string, `%%` by a percent sign; once only, so that no loop can be written.
+    /// `%name%` by its string, `%%` by a percent sign; once only, so that no loop can be written. It stays as it stands where
+    /// no such string is, and when [`MOST_EXPANDED`] is used up.
     fn expand(&self, text: &str) -> String {
         let mut out = String::with_capacity(text.len());
         let mut rest = text;
@@ -100,8 +108,13 @@ impl Inf {
                     rest = behind;
                 }
                 Some((name, behind)) => {
-                    match self.strings.get(&name.to_lowercase()) {
-                        Some(string) => out.push_str(string),
+                    let string = self.strings.get(&name.to_lowercase());
+                    let left = string.and_then(|string| self.left.get().checked_sub(string.len()));
+                    match string.zip(left) {
+                        Some((string, left)) => {
+                            self.left.set(left);
+                            out.push_str(string);
+                        }
                         None => out.extend(["%", name, "%"]),
                     }
                     rest = behind;
@@ -210,6 +223,18 @@ A = "GeForce RTX 3070"
     fn strings_that_name_each_other_end() {
         let inf = Inf::parse("[a]\nx=%p%\n[Strings]\np=\"%q%\"\nq=\"%p%\"\n");
         assert_eq!(inf.values("a", "x").unwrap(), ["%q%"]);
+    }
+
+    #[test]
+    fn one_long_string_named_often_is_put_in_a_bounded_number_of_times() {
+        let text = format!("[a]\nk={}\n[Strings]\ns=\"{}\"\n", "%s%,".repeat(100_000), "x".repeat(1 << 20));
+        let values = Inf::parse(&text).values("a", "k").unwrap();
+        let bytes: usize = values.iter().map(String::len).sum();
+        assert!(
+            values[0].len() == 1 << 20 && values[99_999] == "%s%",
+            "the first is put in, the last is not"
+        );
+        assert!(bytes < MOST_EXPANDED + text.len(), "{bytes} bytes");
     }
 
     #[test]

@@ -163,6 +163,31 @@ fn a_linux_package_says_its_version() {
     assert_snapshot!(answer(&package, ids("10de:1b80"), 0), @"no: Pascal chips are driven up to branch 582, and this is newer");
 }
 
+#[test]
+fn a_package_of_debian_s_says_its_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |file: &str, control: &str| {
+        let path = dir.path().join(file);
+        fs::write(&path, deb::tests::package(control)).unwrap();
+        Package::read(&path)
+            .map_err(|error| error.to_string().replace(&format!("{}/", dir.path().display()), ""))
+    };
+    let file = "nvidia-driver_535.216.01-1~deb12u1_amd64.deb";
+    let package = of(file, "Package: nvidia-driver\nVersion: 535.216.01-1~deb12u1\n").unwrap();
+    assert_eq!((package.system, package.debian.as_deref()), (System::Linux, Some("nvidia-driver")));
+    assert_eq!(
+        (package.version.unwrap().to_string(), package.contradictions.len()),
+        ("535.216.01".into(), 0)
+    );
+    assert_snapshot!(answer(&package, ids("10de:2b85"), 0), @"no: Blackwell chips are driven from branch 572 on, and this is older");
+    let other = of(file, "Package: nvidia-driver\nVersion: 470.256.02-2\n").unwrap();
+    assert_snapshot!(other.contradictions.join("\n"), @"the file is named 535.216.01, and holds 470.256.02");
+    assert_snapshot!(of("bash.deb", "Package: bash\nVersion: 5.2\n").unwrap_err(), @"
+    bash.deb is no driver package, but the Debian package 'bash' 5.2, which is no driver of NVIDIA's
+        fix   name NVIDIA's .exe for Windows as it was downloaded, a folder into which it was unpacked, or a .run or .deb file for Linux
+    ");
+}
+
 /// Everything that a package of NVIDIA's has, by name.
 fn whole(dir: &Path, cat: &[u8]) -> PathBuf {
     let cfg = b"<setup>\n<file name=\"${EulaHtmlFile}\"/>\n<file name=\"${FunctionalConsentFile}\"/>\n<keep/>\n</setup>\n";
@@ -250,7 +275,7 @@ fn what_is_no_package_is_named() {
     };
     assert_snapshot!(file("page.exe", b"<!DOCTYPE html>"), @"
     …/page.exe is no driver package, but a web page: the download was not the package
-        fix   name NVIDIA's .exe for Windows as it was downloaded, a folder into which it was unpacked, or a .run file for Linux
+        fix   name NVIDIA's .exe for Windows as it was downloaded, a folder into which it was unpacked, or a .run or .deb file for Linux
     ");
     assert!(file("a.exe", &stub()).contains("no 7z self-extractor"));
     assert!(file("empty.exe", b"").contains("an empty file"));
@@ -343,6 +368,10 @@ fn infs_made_to_harm_end_soon_and_with_what_is_readable() {
     let continued = format!("[Version]\nClass=Display\n[Manufacturer]\nA=B\\\n{}", "\\\n".repeat(1_000_000));
     assert!(read(continued.as_bytes()).is_some());
     assert!(read(b"[Version]\nClass=Display\n[Manufacturer]\nA=Gone,NTamd64\n").is_some());
+    // thousands of manufacturers that all name the same thousands of models, none of them a card
+    let (many, models) = ("m=B,NTamd64\n".repeat(20_000), "d=i,USB\\X\n".repeat(20_000));
+    let squared = format!("[Version]\nClass=Display\n[Manufacturer]\n{many}[B.NTamd64]\n{models}");
+    assert!(read(squared.as_bytes()).is_some_and(|inf| inf.models.len() == 1));
     // a file that changes its encoding in the middle, as appending editors leave it
     let mut mixed = DESKTOP.as_bytes().to_vec();
     mixed.extend("\n[More]\nx=é\n".encode_utf16().flat_map(u16::to_le_bytes));

@@ -27,6 +27,12 @@ pub(super) fn look_into(
             .unwrap_or((&text, "name another file, or take driver.package out"));
         input.spot.problem(Kind::BadValue, what).fix(fix)
     })?;
+    if let Some(name) = &package.debian {
+        let what =
+            format!("{} is Debian's package '{name}' alone, without those that it needs", path.display());
+        let fix = "write driver.packages = [\"nvidia-driver\"] instead of driver.package";
+        return Err(input.spot.problem(Kind::Conflict, what).fix(fix));
+    }
     let (is, wanted) = match (package.system, guest.guest.windows.is_some()) {
         (System::Linux, true) => ("Linux", "NVIDIA's .exe for Windows"),
         (System::Windows, false) => ("Windows", "NVIDIA's .run for Linux, or driver.packages"),

@@ -248,6 +248,7 @@ fn live(options: &Options) -> ! {
     // What the guest program writes there must outlive a restart.
     let _ = fs::create_dir_all("/c/Windows/etc");
     let _ = std::os::unix::fs::symlink("/c/Windows/etc", "/etc");
+    let _ = fs::write("/etc/os-release", "NAME=stand-in\nID=mswindows\n");
     if options.is("agent-silent") {
         machine::stand_still();
     }

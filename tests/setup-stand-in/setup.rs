@@ -48,7 +48,7 @@ pub(crate) fn run(options: &Options) -> ! {
         Err(why) => {
             log.line("Error", &why);
             log.add("Setup waits for an answer.");
-            if !options.is("mute") && !log.is_watched {
+            if !options.is("mute") && !options.is("no-answer") && !log.is_watched {
                 machine::tell_failure(r"X:\Windows\Panther\setupact.log", &log.lines);
             }
             machine::stand_still()
@@ -64,6 +64,9 @@ fn install(options: &Options, log: &mut Log) -> Result<(), String> {
     }
     machine::wait_for("sda", DEVICES);
     std::thread::sleep(Duration::from_millis(500)); // its partition comes after it
+    if options.is("no-answer") {
+        return Err("Where do you want to go? (no unattend file was found)".to_owned());
+    }
     let (answer_disk, file) = find_answer_file(log)?;
     let text =
         fs::read_to_string(&file).map_err(|error| format!("unattend file could not be parsed: {error}"))?;

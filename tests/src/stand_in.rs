@@ -8,6 +8,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use no43_guest::setup::WINDOWS_PROGRAM;
+
 use crate::programs;
 use crate::scene::Scene;
 
@@ -316,6 +318,8 @@ fn user_land(root: &Path) -> Result<()> {
         std::os::unix::fs::symlink("/init", root.join("sbin").join(name))?;
     }
     std::os::unix::fs::symlink("busybox", root.join("bin/sh"))?;
+    // a name without '/', so the agent finds it in PATH as Windows finds it on C:
+    std::os::unix::fs::symlink("no43-guest", root.join("bin").join(WINDOWS_PROGRAM))?;
     Ok(())
 }
 

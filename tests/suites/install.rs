@@ -37,6 +37,7 @@ static CASES: &[Case] = &[
     Case::new("an-answer-file-that-setup-refuses-is-named", bad_answer).needs(NEEDS),
     Case::new("a-target-disk-that-does-not-start-is-named", no_boot).needs(NEEDS),
     Case::new("a-panic-is-named", panic).needs(NEEDS),
+    Case::new("an-answer-file-that-setup-does-not-find-is-named", no_answer).needs(SOAK),
     Case::new("a-hang-is-named-and-the-machine-can-be-kept", hang).needs(SOAK),
     Case::new("a-boot-loop-is-named", boot_loop).needs(SOAK),
     Case::new("a-language-that-setup-does-not-have-is-named", no_language).needs(SOAK),
@@ -192,7 +193,34 @@ fn whole(scene: &Scene) -> Result<()> {
     let other = english().replace("STAND_IN_PASSWORD", "ANOTHER");
     scene.write("other.toml", &other)?;
     no43(scene, &["plan", "other.toml"])?.ok()?.must_say(&["nothing to build"])?;
+    thrown_away(scene, &folder)?;
     driver_layer(scene)
+}
+
+/// `verify` and `job` on the sealed image: machines of which nothing is left, and an image that stays as it was sealed.
+fn thrown_away(scene: &Scene, image: &Path) -> Result<()> {
+    let parts = || -> Result<Vec<Vec<u8>>> {
+        ["vars.fd", "manifest.json"].iter().map(|name| Ok(fs::read(image.join(name))?)).collect()
+    };
+    let (sealed, files) = (parts()?, listing(image)?);
+    let begun = Instant::now();
+    // the stand-in has no card, so nothing is proved beyond the guest's answer
+    let seen = no43(scene, &["verify", "stand-in.toml"])?.done()?.must_exit(code::SKIPPED)?;
+    seen.must_say(&["✔ agent", "nothing was proved: the recipe asks for no check of a card"])?;
+    eprintln!("verify of the sealed image took {:.0} s", begun.elapsed().as_secs_f64());
+    scene.write("in.txt", "from the host")?;
+    let begun = Instant::now();
+    let wanted = ["busybox", "sh", "-c", "cat /c/in.txt; cat /c/in.txt > /c/out.txt; exit 7"];
+    let files_of = ["--in", "in.txt:/c/in.txt", "--out", "/c/out.txt:out.txt"];
+    let job = [&["job"], &files_of[..], &["stand-in.toml", "--"], &wanted[..]].concat();
+    let seen = no43(scene, &job)?.done()?.must_exit(7)?;
+    ensure!(seen.stdout == "from the host", "the command's words: {:?}", seen.stdout);
+    eprintln!("a job took {:.0} s", begun.elapsed().as_secs_f64());
+    let left: Vec<_> =
+        scene.processes().into_iter().filter(|(_, line)| line.contains("qemu-system")).collect();
+    ensure!(left.is_empty(), "a machine was left: {left:?}");
+    ensure!(parts()? == sealed && listing(image)? == files, "the image is not as it was sealed");
+    Ok(())
 }
 
 /// A package in NVIDIA's layout, put together here: a program, and behind it a 7z archive. Nothing of NVIDIA's is in it.
@@ -520,6 +548,12 @@ fn no_disk(scene: &Scene) -> Result<()> {
 fn bad_answer(scene: &Scene) -> Result<()> {
     let wanted = ["failed in phase \"copying files\"", "refused the answer file", "could not be parsed"];
     fault(scene, &playing("bad-answer"), &english(), &[], &wanted)
+}
+
+/// Nobody tells of it: the watcher of Setup's log is started by the answer file itself. The set-up disk was hardly read.
+fn no_answer(scene: &Scene) -> Result<()> {
+    let wanted = ["failed in phase \"copying files\"", "did not find the answer file", "of the set-up disk"];
+    fault(scene, &playing("no-answer"), &english(), &["--patience", "0.25"], &wanted)
 }
 
 fn no_boot(scene: &Scene) -> Result<()> {

@@ -24,6 +24,8 @@ pub struct App {
     pub from: &'static str,
     /// What a person has to do afterwards, if anything.
     pub by_hand: Option<&'static str>,
+    /// That is to sign in: until then `verify` leaves its check out, with [`App::by_hand`] as the reason.
+    pub wants_sign_in: bool,
     /// Who says so.
     pub source: &'static str,
 }
@@ -50,6 +52,7 @@ pub static APPS: &[App] = &[
         services: &[Service { name: "TermService", running: RUNS }],
         from: "",
         by_hand: None,
+        wants_sign_in: false,
         source: "Microsoft, \"Allow access to your PC\"; switched on by the answer file",
     },
     App {
@@ -61,6 +64,7 @@ pub static APPS: &[App] = &[
         services: &[Service { name: "SunshineService", running: false }],
         from: "https://github.com/LizardByte/Sunshine/releases",
         by_hand: Some("give it a user name and a password once at https://localhost:47990 in the guest"),
+        wants_sign_in: false,
         source: "LizardByte/Sunshine, packaging/windows (MSI, /qn); the service's name as scripts of others use it",
     },
     App {
@@ -73,6 +77,7 @@ pub static APPS: &[App] = &[
         services: &[Service { name: "Parsec", running: RUNS }],
         from: "https://builds.parsec.app/package/parsec-windows.exe",
         by_hand: Some("installed, not signed in: do it once with no43 view"),
+        wants_sign_in: true,
         source: "Parsec's support pages, \"Silent install\"; the service's name is not verified",
     },
     App {
@@ -85,6 +90,7 @@ pub static APPS: &[App] = &[
         services: &[],
         from: "https://looking-glass.io/downloads",
         by_hand: None,
+        wants_sign_in: false,
         source: "Looking Glass, doc/install_idd.rst",
     },
 ];

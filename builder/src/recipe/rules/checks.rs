@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{At, Rules, host_path};
+use crate::apps;
 use crate::diagnostic::Kind;
 use crate::plan::{ChecksPlan, Lifecycle, OwnCheck, Session, WorkWish};
 use crate::recipe::tree::{Node, Origin, Value};
@@ -10,7 +11,10 @@ use crate::recipe::tree::{Node, Origin, Value};
 impl Rules<'_> {
     pub(super) fn checks(&mut self, root: &At<'_>, at: &At<'_>) -> ChecksPlan {
         let has_card = !root.items("card").is_empty();
-        let own = self.own_checks(root, has_card);
+        let (mut own, mut skip) = (self.own_checks(root, has_card), skip(at));
+        if self.windows {
+            signed_in(root, &mut own, &mut skip);
+        }
         let mut of_card = |key: &str| {
             let asked = at.bool(key);
             let written = at.node(key).is_some_and(|node| !matches!(node.origin, Origin::Default { .. }));
@@ -32,7 +36,7 @@ impl Rules<'_> {
             quiet: of_card("quiet"),
             work: work(at).filter(|_| has_card),
             driver_version: root.child("driver").and_then(|driver| driver.owned("version")),
-            skip: skip(at),
+            skip,
             own,
             lifecycle: at.texts("lifecycle").iter().map(lifecycle).collect(),
             ready_limit: at.seconds("ready"),
@@ -97,6 +101,34 @@ impl Rules<'_> {
         })
     }
 }
+
+/// Remote play for which a person has to sign in once: no image has anybody signed in, so the check is never a pass, and every
+/// report says what is left to do.
+fn signed_in(root: &At<'_>, own: &mut Vec<OwnCheck>, skip: &mut BTreeMap<String, String>) {
+    let Some(remote) = root.child("remote") else { return };
+    for app in apps::APPS.iter().filter(|app| app.wants_sign_in && remote.bool(app.name)) {
+        let (Some(service), Some(why)) = (app.services.first(), app.by_hand) else { continue };
+        if own.iter().any(|check| check.name == app.name) {
+            continue; // the recipe has a better one
+        }
+        skip.entry(app.name.to_owned()).or_insert_with(|| why.to_owned());
+        own.push(OwnCheck {
+            name: app.name.to_owned(),
+            copy: Vec::new(),
+            run: ["sc.exe", "query", service.name].map(str::to_owned).to_vec(),
+            session: Session::Service,
+            limit: SERVICE_LIMIT,
+            exit: 0,
+            says: None,
+            metrics: None,
+            pictures: Vec::new(),
+            each_card: false,
+        });
+    }
+}
+
+/// Seconds; the service manager answers at once.
+const SERVICE_LIMIT: u64 = 60;
 
 fn work(at: &At<'_>) -> Option<WorkWish> {
     match (at.node("work").is_some(), at.texts("work")) {

@@ -1,7 +1,6 @@
 //! The gate's messages, for cards that are known and packages in a lock.
 
 use super::*;
-use crate::driver::ModelFacts;
 use crate::plan::HostCard;
 use crate::recipe;
 
@@ -18,22 +17,9 @@ package = "nvidia"
 "#;
 
 fn facts(version: &str) -> DriverFacts {
-    DriverFacts {
-        system: System::Windows,
-        version: Some(version.parse().unwrap()),
-        date: "03/17/2021".into(),
-        dch: true,
-        form: None,
-        signer: Some(Signer::Microsoft),
-        files: 3000,
-        bytes: 1 << 30,
-        contradictions: Vec::new(),
-        models: vec![ModelFacts {
-            inf: "Display.Driver/nv_dispi.inf".into(),
-            section: "NVIDIA_Devices.NTamd64.10.0...17098".into(),
-            devices: "10de:1b80 10de:2484 10de:2486 10de:2520/1462:8a13".into(),
-        }],
-    }
+    let package: DriverFacts =
+        toml::from_str(include_str!("../../../tests/data/geforce-package.toml")).unwrap();
+    DriverFacts { version: Some(version.parse().unwrap()), ..package }
 }
 
 /// What the gate says to a recipe with more in it.

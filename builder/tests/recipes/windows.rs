@@ -1,0 +1,180 @@
+//! Layers above an installed Windows: remote play, drivers, steps.
+
+use no43_builder::diagnostic::Problems;
+use no43_builder::driver::DriverFacts;
+use no43_builder::lock::InputLock;
+use no43_builder::plan::{Facts, LayerWhat, Plan, plan};
+use no43_builder::windows::{VirtioFound, WindowsFacts};
+
+use crate::common::{Folder, keys, lock, media_for};
+
+const WINDOWS_DRIVER: &str = r#"
+name = "games"
+[guest]
+os = "windows10"
+user = { name = "player" }
+[inputs]
+iso = { path = "iso" }
+virtio = { path = "virtio" }
+old = { path = "old.exe" }
+new = { path = "new.exe" }
+parsec = { path = "parsec.exe" }
+[machine]
+cpus = 2
+memory = "4 GiB"
+[[card]]
+id = "10de:2484"
+[driver]
+package = "new"
+[remote]
+parsec = true
+rdp = true
+"#;
+
+/// A plan of a Windows whose inputs are only named: what they hold is said here.
+fn windows_plan(folder: &Folder, sets: &[&str]) -> Result<Plan, Problems> {
+    let recipe = folder.load("games.toml", sets)?;
+    let windows = recipe.recipe.guest.windows.as_ref().unwrap();
+    let media = media_for(windows);
+    let package: DriverFacts = toml::from_str(include_str!("../data/geforce-package.toml")).unwrap();
+    let driver = |version: &str| DriverFacts { version: Some(version.parse().unwrap()), ..package.clone() };
+    let mut lock = lock();
+    let mut facts = Facts { guest_program: "00".repeat(32), ..Facts::default() };
+    for (n, (name, input)) in recipe.recipe.inputs.iter().enumerate() {
+        let entry = InputLock {
+            source: input.written.clone(),
+            sha256: format!("{n:02x}").repeat(32),
+            size: 1,
+            facts: std::collections::BTreeMap::from([
+                ("viostor".into(), "w10".into()),
+                ("NetKVM".into(), "w10".into()),
+            ]),
+            media: (name == "iso").then(|| media.clone()),
+            driver: match name.as_str() {
+                "old" => Some(driver("466.11")),
+                "new" => Some(driver("472.12")),
+                _ => None,
+            },
+        };
+        lock.inputs.entry("games".into()).or_default().insert(name.clone(), entry);
+        facts.inputs.insert(name.clone(), folder.path(name));
+    }
+    let virtio = VirtioFound {
+        path: "virtio".into(),
+        sha256: "11".repeat(32),
+        in_setup: vec!["viostor".into()],
+        later: vec!["vioserial".into()],
+        agent: true,
+    };
+    facts.windows = Some(WindowsFacts { media, virtio: Some(virtio), answer_file: None });
+    plan(&recipe, &lock, &facts)
+}
+
+#[test]
+fn another_driver_is_one_new_layer() {
+    let folder = Folder::with(&[("games.toml", WINDOWS_DRIVER)]);
+    let of = |sets: &[&str]| windows_plan(&folder, sets).unwrap_or_else(|problems| panic!("{problems}"));
+    let new = of(&[]);
+    let (one, other) = (keys(&new), of(&["driver.package=old"]));
+    let other = keys(&other);
+    assert_eq!(one.len(), 3);
+    assert_eq!((one[0], one[1]), (other[0], other[1]));
+    assert_ne!(one[2], other[2]);
+    insta::assert_snapshot!(new.to_string().replace(&folder.path("").display().to_string(), ""), @"
+    games   windows10   from games.toml
+    layers   36a35c310522  base               Windows 10 Professional fr-FR build 19045, 2 drivers, 3 set…
+             fb5cc253c09c  remote play        Parsec
+             3fa823bb79e0  driver             driver 472.12, staged
+    machine  2 CPUs, 4 GiB memory, 64 GiB disk, UEFI, boots from its disk, user network
+    card     10de:2484
+    checks   agent, card, driver, connector, work, quiet, parsec
+    note     a session of Remote Desktop takes the screen away from Parsec until somebody logs on at the console again: use one at a time
+    note     Parsec: installed, not signed in: do it once with no43 view
+    ");
+    let LayerWhat::WindowsSetup(driver) = &new.layers[2].what else { panic!("another layer") };
+    insta::assert_snapshot!(serde_json::to_string(&driver.setup.actions).unwrap(), @r#"[{"name":"driver 472.12 Display.Driver","task":{"do":"driver","inf":"driver/Display.Driver","install":false},"limit_seconds":2400,"restart":"later"},{"name":"restart","task":{"do":"restart","only_if_needed":true},"limit_seconds":1200,"restart":"later"}]"#);
+    assert_eq!(of(&["driver.install=none"]).layers.len(), 2);
+    // The card may be another one without a new layer, and so may everything else that a machine is started with.
+    assert_eq!(keys(&of(&["machine.cpus=4"])), one);
+    let again: Plan = serde_json::from_str(&serde_json::to_string(&new).unwrap()).unwrap();
+    assert_eq!(again, new, "a plan survives JSON");
+}
+
+#[test]
+fn remote_play_leaves_a_check_out_and_policies_alone_are_a_layer() {
+    let folder = Folder::with(&[("games.toml", WINDOWS_DRIVER)]);
+    let of = |sets: &[&str]| windows_plan(&folder, sets).unwrap_or_else(|problems| panic!("{problems}"));
+    let checks = of(&[]).checks;
+    assert_eq!(checks.own[0].run, ["sc.exe", "query", "Parsec"]);
+    assert_eq!(checks.skip["parsec"], "installed, not signed in: do it once with no43 view");
+    let own = of(&["check=[{ name = 'parsec', run = ['C:\\own.exe'] }]"]).checks;
+    assert_eq!((own.own.len(), own.own[0].run[0].as_str(), own.skip.len()), (1, "C:\\own.exe", 0));
+    let without = of(&["remote.parsec=false", "remote.rdp-gpu=true", "driver.install=none"]);
+    assert!(without.checks.own.is_empty() && without.checks.skip.is_empty());
+    let LayerWhat::WindowsSetup(remote) = &without.layers[1].what else { panic!("another layer") };
+    assert_eq!((without.layers.len(), remote.title.as_str()), (2, "Remote Desktop's policies"));
+    // Remote Desktop itself is the answer file's: no start is made for it
+    assert_eq!(of(&["remote.parsec=false", "driver.install=none"]).layers.len(), 1);
+}
+
+#[test]
+fn a_driver_that_is_installed_with_the_card_is_kept_as_it_is_where_that_is_asked_for() {
+    let folder = Folder::with(&[("games.toml", WINDOWS_DRIVER)]);
+    let deny = |sets: &[&str]| {
+        let plan = windows_plan(&folder, sets).unwrap_or_else(|problems| panic!("{problems}"));
+        let LayerWhat::WindowsSetup(layer) = &plan.layers[2].what else { panic!("another layer") };
+        let actions = serde_json::to_string(&layer.setup.actions).unwrap();
+        (layer.driver.as_ref().unwrap().deny.join(" "), actions)
+    };
+    assert_eq!(deny(&["updates.driver=ours"]).0, "", "a staged driver has not bound yet");
+    let (ids, actions) =
+        deny(&["updates.driver=ours", "driver.install=with-card", "driver.components=['PhysX']"]);
+    assert_eq!(ids, "10de:2484");
+    assert!(actions.contains(r#""-clean","Display.Driver","PhysX""#), "{actions}");
+    assert_eq!(deny(&["driver.install=with-card"]).0, "");
+    let (_, actions) = deny(&["driver.test-signed=true"]);
+    assert!(
+        actions.contains("testsigning") && actions.find("testsigning") < actions.find("driver 472.12"),
+        "{actions}"
+    );
+}
+
+#[test]
+fn a_step_in_a_windows_is_a_layer_that_the_guest_program_makes() {
+    let folder = Folder::with(&[("games.toml", WINDOWS_DRIVER)]);
+    let of = |sets: &[&str]| windows_plan(&folder, sets);
+    let run = "step=[{ name = 'unpack', run = ['C:\\Games\\setup.exe', '/silent'] }, { reboot = true }, { copy = { input = 'parsec', to = 'C:\\Apps\\' } }]";
+    let plan = of(&[run]).unwrap_or_else(|problems| panic!("{problems}"));
+    let layers: Vec<String> = plan.layers[3..]
+        .iter()
+        .map(|layer| match &layer.what {
+            LayerWhat::WindowsSetup(step) => {
+                let files: Vec<&str> = step.files.iter().map(|(to, _)| to.as_str()).collect();
+                format!(
+                    "{}: {} {files:?} seal {}",
+                    layer.name,
+                    serde_json::to_string(&step.setup.actions).unwrap(),
+                    step.setup.seal
+                )
+            }
+            other => format!("{other:?}"),
+        })
+        .collect();
+    insta::assert_snapshot!(layers.join("\n"), @r##"
+unpack: [{"name":"unpack","task":{"do":"command","run":["C:\\Games\\setup.exe","/silent"],"codes":{"done":[0],"restart":[3010,1641],"unchanged":[]}},"limit_seconds":600,"restart":"later"},{"name":"restart","task":{"do":"restart","only_if_needed":true},"limit_seconds":1200,"restart":"later"}] [] seal false
+step 2: [{"name":"restart","task":{"do":"restart","only_if_needed":false},"limit_seconds":1200,"restart":"later"}] [] seal false
+step 3: [{"name":"copy C:\\Apps\\parsec","task":{"do":"copy","from":"files/0","to":"C:\\Apps\\parsec"},"limit_seconds":3600,"restart":"later"}] ["files/0"] seal false
+"##);
+    let refused = |step: &str| of(&[step]).expect_err("no such step in Windows").to_string();
+    insta::assert_snapshot!(refused("step=[{ install = ['vim'] }]"), @r"
+step: this version has no 'install' in Windows guests (step 'step 1')
+    fix   copy the installer in, and run it silently
+");
+    insta::assert_snapshot!(refused("step=[{ wait-for = { file = 'C:\\x' } }]"), @r"
+step: this version has no 'wait-for' in Windows guests (step 'step 1')
+    fix   use run with a program that waits
+");
+    let other = of(&[&run.replace("/silent", "/S")]).unwrap();
+    assert_eq!(keys(&plan)[..3], keys(&other)[..3]);
+    assert_ne!(keys(&plan)[3], keys(&other)[3]);
+}

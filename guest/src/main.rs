@@ -18,8 +18,10 @@ mod linux;
 mod native;
 mod setup_command;
 mod setup_watch;
+mod smi;
 #[cfg(windows)]
 mod windows;
+mod xml;
 
 #[cfg(target_os = "linux")]
 use linux as system;
@@ -74,6 +76,8 @@ enum Task {
     },
     /// Say what NVIDIA's library NVML says about its driver and cards, as JSON
     Nvml,
+    /// Say what NVIDIA's program nvidia-smi says about its driver and cards, in the same form
+    NvidiaSmi,
     #[command(hide = true)]
     WorkItem {
         #[command(flatten)]
@@ -122,6 +126,7 @@ fn run(cli: Cli) -> Result<u8> {
         Some(Task::Nvml) => {
             return gpu::print_nvml();
         }
+        Some(Task::NvidiaSmi) => return gpu::print_nvidia_smi(),
         Some(Task::WorkItem { item }) => item.run(&system::functions())?,
         Some(Task::System(task)) => task.run()?,
     }

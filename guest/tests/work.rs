@@ -155,6 +155,32 @@ fn nvml_is_asked_and_what_it_refuses_is_unknown() {
 }
 
 #[test]
+fn nvidia_smi_is_run_and_read_or_its_sentence_told() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let folder = tempfile::tempdir().expect("a folder");
+    let samples = include_str!("../src/gpu/data/nvidia-smi.xml");
+    let newest = samples.rsplit("=====\n").next().unwrap();
+    let run = |prints: &str| {
+        let script = folder.path().join("nvidia-smi");
+        std::fs::write(&script, format!("#!/bin/sh\n[ \"$*\" = '-q -x' ] && cat <<'END'\n{prints}\nEND\n"))
+            .unwrap();
+        std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let path = format!("{}:/usr/bin:/bin", folder.path().display());
+        let mut command = Command::new(env!("CARGO_BIN_EXE_no43-guest"));
+        let output = command.arg("nvidia-smi").env("PATH", path).output().expect("it runs");
+        let facts = serde_json::from_slice::<no43_guest::nvidia::NvidiaFacts>(&output.stdout).unwrap();
+        (facts, output.status.success())
+    };
+    let (facts, good) = run(newest);
+    assert!(good && facts.unknown.is_empty(), "{facts:?}");
+    assert_eq!((facts.schema.as_deref(), facts.cards.len()), (Some("v12"), 1));
+    let (facts, good) = run("NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver.");
+    assert!(!good && facts.unknown[0].contains("couldn't communicate"), "{facts:?}");
+    let (facts, good) = run(&newest.repeat(400)); // more than is read
+    assert!(good && facts.cards.len() == 1, "{facts:?}");
+}
+
+#[test]
 fn a_wrong_command_line_says_what_there_is() {
     let run = |words: &[&str]| {
         let output =

@@ -541,6 +541,10 @@ fn report(scene: &Scene) -> Result<()> {
             hex.join(",")
         );
     }
+    file += &format!(
+        "\r\n[{DEVICE}\\Device Parameters\\Interrupt Management\\MessageSignaledInterruptProperties]\r\n\
+         \"MSISupported\"=dword:00000001\r\n"
+    );
     scene.write("card.reg", &file)?;
     wine.wine(["regedit", "/S", r"F:\card.reg"]).ok()?;
     let seen = wine.guest(&["report", "--json"])?.ok()?;
@@ -555,7 +559,7 @@ fn report(scene: &Scene) -> Result<()> {
         card.class.as_deref() == Some("030000") && card.driver.as_deref() == Some("nvlddmkm"),
         "{card:?}"
     );
-    ensure!(card.driver_version.as_deref() == Some("32.0.15.6094"), "{card:?}");
+    ensure!(card.driver_version.as_deref() == Some("32.0.15.6094") && card.msi == Some(true), "{card:?}");
     let node = card.node.as_ref().context("no node")?;
     ensure!(node.problem == Some(43) && node.problem_status == Some(0xC000_009A), "{node:?}");
     ensure!(node.inf.as_deref() == Some("oem4.inf") && node.flags.is_some(), "{node:?}");
@@ -567,6 +571,8 @@ fn report(scene: &Scene) -> Result<()> {
     // The card has NVIDIA's driver, whose libraries Wine does not have.
     let unknown = &report.unknown;
     ensure!(report.nvml.is_none() && unknown.iter().any(|t| t.starts_with("NVML: nvml.dll")), "{unknown:?}");
+    let told = |text: &String| text.starts_with("nvidia-smi: its process did not start");
+    ensure!(report.nvidia_smi.is_none() && unknown.iter().any(told), "{unknown:?}");
     let text = wine.guest(&["report"])?.ok()?;
     text.must_say(&[
         "0000:01:00.0 10de:2484 class 030000: nvlddmkm 32.0.15.6094, code 43 (FAILED_POST_START)",

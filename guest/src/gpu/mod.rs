@@ -13,7 +13,7 @@ mod scene;
 mod target;
 mod vulkan;
 
-pub(crate) use run::{Item, Options, nvml, print_nvml};
+pub(crate) use run::{Item, Options, nvidia_smi, nvml, print_nvidia_smi, print_nvml};
 
 use no43_guest::work::{Metric, WorkCause, WorkResult};
 use target::Target;

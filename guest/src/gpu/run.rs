@@ -11,11 +11,15 @@ use no43_guest::work::{WORK, Work, WorkCause, WorkOutcome, WorkReport, WorkResul
 
 use super::target::Target;
 use crate::native::nvml;
+use crate::smi;
 
 use super::{PROGRAMS, Stop, Task};
 
 /// Most bytes that a piece of work may answer with.
 const ANSWER_LIMIT: u64 = 64 << 10;
+
+/// Most bytes that `nvidia-smi` may print; each card has some 25 KB.
+const PROGRAM_LIMIT: u64 = 1 << 20;
 
 /// Options of `work`.
 #[derive(clap::Args)]
@@ -116,7 +120,7 @@ impl Options {
             "--seed",
             &self.seed.to_string(),
         ]);
-        let mut result = answer(command, limit)
+        let mut result = answer(command, limit, Until::Line)
             .and_then(|bytes| read(&bytes))
             .unwrap_or_else(|stop| ended(row.name, Err(stop)));
         result.name = row.name.to_owned();
@@ -136,13 +140,12 @@ fn read<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, Stop> {
 /// nothing is added to `unknown`.
 pub(crate) fn nvml(functions: &[GuestFunction], unknown: &mut Vec<String>) -> Option<NvidiaFacts> {
     const LIMIT: Duration = Duration::from_secs(10); // the first start of a card's driver takes seconds
-    let driven = |f: &GuestFunction| matches!(f.driver.as_deref(), Some("nvidia" | "nvlddmkm"));
-    if !functions.iter().any(driven) {
+    if !is_driven(functions) {
         return None;
     }
     let mut command = Command::new(std::env::current_exe().ok()?);
     command.arg("nvml");
-    let facts: Result<NvidiaFacts, Stop> = answer(command, LIMIT).and_then(|bytes| read(&bytes));
+    let facts: Result<NvidiaFacts, Stop> = answer(command, LIMIT, Until::Line).and_then(|bytes| read(&bytes));
     let mut facts = facts.map_err(|stop| unknown.push(format!("NVML: {}", stop.reason))).ok()?;
     if facts.driver_version.is_some() || !facts.cards.is_empty() {
         return Some(facts);
@@ -151,9 +154,44 @@ pub(crate) fn nvml(functions: &[GuestFunction], unknown: &mut Vec<String>) -> Op
     None
 }
 
+/// What `nvidia-smi` says, where a function is driven by NVIDIA's driver, like [`nvml`].
+pub(crate) fn nvidia_smi(functions: &[GuestFunction], unknown: &mut Vec<String>) -> Option<NvidiaFacts> {
+    if !is_driven(functions) {
+        return None;
+    }
+    smi_facts().map_err(|reason| unknown.push(format!("nvidia-smi: {reason}"))).ok()
+}
+
+/// Asks `nvidia-smi`; the error is why it says nothing.
+fn smi_facts() -> Result<NvidiaFacts, String> {
+    const LIMIT: Duration = Duration::from_secs(15); // it starts the driver, if nobody else has
+    let mut command = Command::new(smi_program());
+    command.args(["-q", "-x"]);
+    let bytes = answer(command, LIMIT, Until::End).map_err(|stop| stop.reason)?;
+    smi::parse(&String::from_utf8_lossy(&bytes))
+}
+
+/// Where the driver puts it: in Windows beside the system's own programs, and nowhere else is it looked for.
+fn smi_program() -> std::path::PathBuf {
+    if cfg!(windows) {
+        let root = std::env::var_os("SystemRoot").unwrap_or_else(|| r"C:\Windows".into());
+        std::path::Path::new(&root).join(r"System32\nvidia-smi.exe")
+    } else {
+        "nvidia-smi".into()
+    }
+}
+
+/// Prints what `nvidia-smi` says, or why it says nothing; the exit code is 1 then.
+pub(crate) fn print_nvidia_smi() -> Result<u8> {
+    print_facts(smi_facts())
+}
+
 /// Prints what NVML says, or why it says nothing; the exit code is 1 then.
 pub(crate) fn print_nvml() -> Result<u8> {
-    let facts = nvml::facts();
+    print_facts(nvml::facts())
+}
+
+fn print_facts(facts: Result<NvidiaFacts, String>) -> Result<u8> {
     let code = u8::from(facts.is_err());
     let facts =
         facts.unwrap_or_else(|reason| NvidiaFacts { unknown: vec![reason], ..NvidiaFacts::default() });
@@ -161,8 +199,22 @@ pub(crate) fn print_nvml() -> Result<u8> {
     Ok(code)
 }
 
+/// Whether NVIDIA's own driver has one of these.
+fn is_driven(functions: &[GuestFunction]) -> bool {
+    functions.iter().any(|f| matches!(f.driver.as_deref(), Some("nvidia" | "nvlddmkm")))
+}
+
+/// What a process answers with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// One line: it may be ended as soon as that is there.
+    Line,
+    /// All that it prints.
+    End,
+}
+
 /// Runs a process to its end or to `limit`, and reads its answer.
-fn answer(mut command: Command, limit: Duration) -> Result<Vec<u8>, Stop> {
+fn answer(mut command: Command, limit: Duration, until: Until) -> Result<Vec<u8>, Stop> {
     let failed =
         |what: &str, error: std::io::Error| Stop::new(WorkCause::Crashed, format!("{what}: {error}"));
     let mut child = command
@@ -177,8 +229,12 @@ fn answer(mut command: Command, limit: Duration) -> Result<Vec<u8>, Stop> {
     std::thread::spawn(move || {
         let mut bytes = Vec::new();
         if let Some(stdout) = stdout {
-            let mut stdout = std::io::BufReader::new(stdout.take(ANSWER_LIMIT));
-            let _ = std::io::BufRead::read_until(&mut stdout, b'\n', &mut bytes);
+            let most = if until == Until::Line { ANSWER_LIMIT } else { PROGRAM_LIMIT };
+            let mut stdout = std::io::BufReader::new(stdout.take(most));
+            let _ = match until {
+                Until::Line => std::io::BufRead::read_until(&mut stdout, b'\n', &mut bytes),
+                Until::End => stdout.read_to_end(&mut bytes),
+            };
             let _ = sender.send(bytes);
             let _ = std::io::copy(&mut stdout.into_inner().into_inner(), &mut std::io::sink());
         }
@@ -187,7 +243,8 @@ fn answer(mut command: Command, limit: Duration) -> Result<Vec<u8>, Stop> {
     if bytes.is_err() {
         let _ = child.kill();
     }
-    let told = bytes.as_ref().is_ok_and(|bytes| bytes.ends_with(b"\n"));
+    let whole = |bytes: &Vec<u8>| bytes.ends_with(b"\n") || until == Until::End && !bytes.is_empty();
+    let told = bytes.as_ref().is_ok_and(whole);
     if told {
         let _ = child.kill(); // the answer is all that was wanted; some drivers hang at the end of a process
     }

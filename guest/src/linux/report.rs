@@ -31,6 +31,7 @@ pub(crate) fn report(root: &Root) -> Report {
     let addresses: Vec<&str> = functions.iter().map(|function| function.address.as_str()).collect();
     let log = kernel_log::lines(root, &addresses, &mut unknown);
     let nvml = gpu::nvml(&functions, &mut unknown);
+    let nvidia_smi = gpu::nvidia_smi(&functions, &mut unknown);
     let drm = display::nodes(root, &mut unknown);
     let mut line = |path: &str| {
         read_text(&root.path(path)).map_err(|error| unknown.push(format!("/{path}: {error}"))).ok()
@@ -52,6 +53,7 @@ pub(crate) fn report(root: &Root) -> Report {
         connectors,
         log,
         nvml,
+        nvidia_smi,
         drm,
         unknown,
         ..Report::default()

@@ -21,14 +21,15 @@ const MEMORY_INTEGRITY: &str =
 /// Everything that the guest can say about its cards.
 pub(super) fn report() -> Report {
     // Said once and not guessed: this version has no source for them in Windows.
-    let mut unknown: Vec<String> = ["BARs", "connectors", "event log", "boot id", "vbs"]
+    let mut unknown: Vec<String> = ["BARs", "connectors", "event log", "boot id"]
         .map(|what| format!("{what}: not read in Windows"))
         .into();
     let nodes = devices::pci_nodes().unwrap_or_else(|error| {
         unknown.push(format!("device nodes: {error}"));
         Vec::new()
     });
-    let functions = devnodes::functions(&nodes, &mut unknown);
+    let mut functions = devnodes::functions(&nodes, &mut unknown);
+    functions.iter_mut().for_each(|function| function.msi = msi(function));
     let mut values = Values { unknown: &mut unknown };
     let build = values.text(CURRENT, "CurrentBuildNumber").and_then(|text| text.parse().ok());
     let windows = WindowsFacts {
@@ -39,12 +40,16 @@ pub(super) fn report() -> Report {
         vbs_configured: values.flag(DEVICE_GUARD, "EnableVirtualizationBasedSecurity"),
         memory_integrity_configured: values.flag(MEMORY_INTEGRITY, "Enabled"),
         memory_integrity: facts::memory_integrity(),
-        vbs: None,
+        // Memory integrity is a part of it; without that, Windows tells it only through WMI.
+        vbs: facts::memory_integrity().filter(|on| *on),
         hypervisor_launch_type: launch_type(&mut values),
     };
     let version = values.version();
     let (present, hypervisor) = facts::hypervisor();
     let secure_boot = values.flag(SECURE_BOOT, "UEFISecureBootEnabled");
+    if windows.vbs.is_none() {
+        unknown.push("vbs: not read in Windows where memory integrity is off".into());
+    }
     if windows.memory_integrity.is_none() {
         unknown.push("memory integrity: Windows does not say".into());
     }
@@ -58,10 +63,20 @@ pub(super) fn report() -> Report {
         windows: Some(windows),
         driver_installs: driver_installs(&functions, &mut unknown),
         nvml: gpu::nvml(&functions, &mut unknown),
+        nvidia_smi: gpu::nvidia_smi(&functions, &mut unknown),
         functions,
         unknown,
         ..Report::default()
     }
+}
+
+/// Whether message-signalled interrupts are switched on for the driver of a function, by what its INF wrote (Microsoft,
+/// "Enabling Message-Signaled Interrupts in the Registry").
+fn msi(function: &GuestFunction) -> Option<bool> {
+    const VALUES: &str = r"Device Parameters\Interrupt Management\MessageSignaledInterruptProperties";
+    let instance = &function.node.as_ref()?.instance;
+    let key = format!(r"HKLM\SYSTEM\CurrentControlSet\Enum\{instance}\{VALUES}");
+    registry::get(&key, "MSISupported").ok().flatten()?.as_dword().map(|number| number != 0)
 }
 
 /// What Windows logged about the drivers of these functions.

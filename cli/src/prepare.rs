@@ -136,6 +136,7 @@ fn host_facts() -> Option<HostFacts> {
         name: card.name.clone(),
         address: card.address.slot_name(),
         id: card.id.to_string(),
+        board: inventory.function(&card.address).and_then(|video| Some(video.subsystem?.to_string())),
         ready: card.state.is_ready(),
         state: card.state.to_string(),
     });

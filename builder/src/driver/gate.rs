@@ -6,9 +6,9 @@
 use no43_host::{PciId, device_name, lease};
 
 use super::chips::{self, FIRST_FOR_VMS, NVIDIA};
-use super::{Answer, CardIds, DriverFacts, Package, Reason, Signer, System, Version};
+use super::{Answer, CardIds, DriverFacts, Package, Reason, Signer, Subsystem, System, Version};
 use crate::diagnostic::{Kind, Problem, Problems};
-use crate::plan::{HostFacts, fits};
+use crate::plan::{HostCard, HostFacts, fits};
 use crate::recipe::{CardAsk, DriverAsk, Recipe};
 
 /// What to do about a package that does not drive a card.
@@ -209,7 +209,7 @@ fn candidates(card: &CardAsk, host: Option<&HostFacts>, package: Option<&Package
         return ids(shown).into_iter().collect();
     }
     let here = host.into_iter().flat_map(|host| &host.cards).filter(|there| fits(&card.request, there));
-    let mut found: Vec<CardIds> = here.filter_map(|there| ids(&there.id)).collect();
+    let mut found: Vec<CardIds> = here.filter_map(of_host).collect();
     if found.is_empty() {
         found.extend(card.request.id.as_deref().and_then(ids));
     }
@@ -221,6 +221,13 @@ fn candidates(card: &CardAsk, host: Option<&HostFacts>, package: Option<&Package
     found.sort_by_key(|card| card.id);
     found.dedup();
     found
+}
+
+/// With its board: packages for notebooks and complete computers list those.
+fn of_host(card: &HostCard) -> Option<CardIds> {
+    let board: Option<PciId> = card.board.as_deref().and_then(|board| board.parse().ok());
+    let subsystem = board.map(|board| Subsystem { vendor: board.vendor, device: board.device });
+    Some(CardIds { id: card.id.parse().ok()?, subsystem })
 }
 
 fn in_words(card: &CardAsk) -> String {

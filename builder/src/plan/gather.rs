@@ -70,6 +70,9 @@ pub struct HostCard {
     pub address: String,
     /// Of the video function.
     pub id: String,
+    /// Maker and model of its board, where it says so: `1462:8a13`. Packages for notebooks list boards.
+    #[serde(default)]
+    pub board: Option<String>,
     /// It could be leased now.
     pub ready: bool,
     /// A sentence about its state.

@@ -115,6 +115,7 @@ fn the_plan_says_which_card_would_be_taken() {
         name: name.to_owned(),
         address: address.to_owned(),
         id: "10de:2484".to_owned(),
+        board: None,
         ready,
         state: if ready { "ready to lend" } else { "lent to 'ci-2' since 10:42" }.to_owned(),
     };

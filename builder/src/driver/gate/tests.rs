@@ -91,6 +91,7 @@ fn cards_are_those_of_this_host_or_of_the_name() {
         name: name.into(),
         address: "0000:01:00".into(),
         id: id.into(),
+        board: None,
         ready: true,
         state: String::new(),
     };
@@ -108,6 +109,27 @@ fn cards_are_those_of_this_host_or_of_the_name() {
     driver: which card it will be is known when it is leased: any card is not checked against the package now
     ");
     insta::assert_snapshot!(said("[[card]]\nid = '1002:73bf'\npresent-as = '10de:2484'\n", "466.11"), @"cards [10de:2484]");
+}
+
+#[test]
+fn a_notebook_s_card_is_known_by_its_board() {
+    let host = |board: &str| HostFacts {
+        cards: vec![HostCard {
+            name: "GeForce RTX 3060 Mobile (GA106M)".into(),
+            address: "0000:01:00".into(),
+            id: "10de:2520".into(),
+            board: Some(board.into()),
+            ready: true,
+            state: String::new(),
+        }],
+        ..HostFacts::default()
+    };
+    let of = |board: &str| said_with("[[card]]\nany = true\n", &facts("466.11"), 19045, Some(&host(board)));
+    assert_eq!(of("1462:8a13"), "cards [10de:2520]\n");
+    insta::assert_snapshot!(of("1043:1468"), @"
+    r.toml:10:11: driver.package: the package does not drive 10de:2520 GA106M [GeForce RTX 3060 Mobile / Max-Q]: it drives this chip only on 1 boards of notebooks and complete computers (1462:8a13)
+        fix   take another package (no43 driver inspect FILE --card ID tells what one drives), or another card
+    ");
 }
 
 #[test]

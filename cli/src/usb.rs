@@ -5,7 +5,7 @@ use no43_harness::exit_codes;
 use no43_harness::running::usb;
 use no43_host::Roots;
 
-use crate::context::{Context, Done, OrExit as _};
+use crate::context::{Context, Done, Failure};
 use crate::running::{client_failure, connect, running, runs};
 use crate::text::Table;
 
@@ -26,6 +26,9 @@ enum Command {
         name: String,
         /// The device: a port or an id
         device: String,
+        /// Lend this host's last keyboard or pointer, too: there is another way in
+        #[arg(long)]
+        yes: bool,
     },
     /// Take one back, also one that the recipe gave
     Rm {
@@ -39,10 +42,11 @@ enum Command {
 pub(crate) fn run(args: &Args, context: &Context) -> Done {
     match &args.command {
         Command::Ls => ls(context),
-        Command::Add { name, device } => {
+        Command::Add { name, device, yes } => {
             let runs = runs()?;
             running(&runs, name)?;
-            let found = usb::find(device, &Roots::real()).or_exit(exit_codes::HOST_SETUP)?;
+            let found = usb::find(device, *yes, &Roots::real());
+            let found = found.map_err(|error| Failure::new(error.exit_code(), error.to_string()))?;
             connect(&runs, name)?.ask(&usb::plug(&found)).map_err(|error| client_failure(&error))?;
             context.print(&serde_json::json!({"name": name, "device": found}), |_| {
                 format!("{found} is {name}'s; back with: no43 usb rm {name} {}\n", found.port)
@@ -69,13 +73,8 @@ fn ls(context: &Context) -> Done {
         }
         let mut table = Table::new(&["PORT", "ID", "DEVICE", "USED FOR"]);
         for one in devices {
-            let used = match (one.keyboard, one.pointer) {
-                (true, true) => "keyboard, pointer",
-                (true, false) => "keyboard",
-                (false, true) => "pointer",
-                (false, false) => "",
-            };
-            table.row([one.port.clone(), one.id.clone(), one.name.clone(), used.to_owned()]);
+            let used: Vec<&str> = one.inputs.iter().map(|kind| kind.word()).collect();
+            table.row([one.port.clone(), one.id.clone(), one.name.clone(), used.join(", ")]);
         }
         table.to_string()
     })?;

@@ -7,6 +7,8 @@ use std::process::{Command, Stdio};
 use serde::{Deserialize, Serialize};
 
 use crate::binding::{BindError, Place};
+use crate::holders;
+use crate::net::{MACVTAP, NetDevice, macvtap_node};
 use crate::process::ProcessRef;
 use crate::roots::read_small;
 
@@ -68,43 +70,56 @@ impl Place<'_> {
         )))
     }
 
-    /// Makes a tap that belongs to a user, on one of the bridges that root has allowed.
-    pub(crate) fn tap(
+    /// Makes a network device of a user: a tap in one of the bridges, or a macvtap beside one of the interfaces, that root has
+    /// allowed. Root itself needs no leave.
+    pub(crate) fn network(
         &self,
-        bridge: &str,
+        device: &NetDevice,
         allowed: &[String],
         lease: &str,
         owner: ProcessRef,
         uid: u32,
     ) -> Result<String, BindError> {
-        if !allowed.iter().any(|name| name == bridge) {
-            return Err(refused(format!(
-                "the bridge {bridge} is not one that guests may use: root puts its name into /etc/no43/bridges"
-            )));
-        }
+        may_use(device.on(), allowed, uid)?;
+        device.check(self.roots).map_err(|error| refused(error.to_string()))?;
         let _lock = self.state.lock_host()?;
         self.sweep_extras()?;
         let net = self.roots.sys.join("class/net");
-        if !net.join(bridge).join("bridge").is_dir() {
-            return Err(refused(format!("there is no bridge {bridge}")));
-        }
-        let free = (0..1000).map(|n| format!("no43t{n}")).find(|name| !net.join(name).exists());
-        let name = free.ok_or_else(|| refused("there are a thousand taps already"))?;
+        let free = (0..1000).map(|n| device.name(n)).find(|name| !net.join(name).exists());
+        let name = free.ok_or_else(|| refused("there are a thousand of these already"))?;
         let mut extra = self.extra(lease, owner, uid);
         extra.taps.push(name.clone());
         self.state.write_extra(&extra)?;
-        let user = uid.to_string();
-        let made = self
-            .ip(&["tuntap", "add", "dev", &name, "mode", "tap", "user", &user])
-            .and_then(|()| self.ip(&["link", "set", "dev", &name, "master", bridge]))
-            .and_then(|()| self.ip(&["link", "set", "dev", &name, "up"]));
-        if let Err(error) = made {
+        if let Err(error) = self.make(device, &name, uid) {
             let _ = self.remove_tap(&name);
             extra.taps.retain(|tap| *tap != name);
             self.keep_or_forget(&extra)?;
             return Err(error);
         }
         Ok(name)
+    }
+
+    fn make(&self, device: &NetDevice, name: &str, uid: u32) -> Result<(), BindError> {
+        match device {
+            NetDevice::Tap { bridge } => {
+                let mtu = read_small(&self.roots.sys.join("class/net").join(bridge).join("mtu"));
+                let mtu = mtu.map_or_else(|_| "1500".to_owned(), |text| text.trim().to_owned());
+                self.ip(&["tuntap", "add", "dev", name, "mode", "tap", "user", &uid.to_string()])?;
+                // first its size of packets: a bridge takes the smallest of its ports
+                self.ip(&["link", "set", "dev", name, "mtu", &mtu])?;
+                self.ip(&["link", "set", "dev", name, "master", bridge, "up"])
+            }
+            NetDevice::Macvtap { parent, mac } => {
+                let kind = ["type", "macvtap", "mode", "bridge"];
+                self.ip(
+                    &[&["link", "add", "link", parent, "name", name, "address", mac][..], &kind].concat()
+                )?;
+                self.ip(&["link", "set", "dev", name, "up"])?;
+                let node = macvtap_node(name, self.roots);
+                std::os::unix::fs::chown(&node, Some(uid), None)
+                    .map_err(|error| refused(format!("{} cannot be handed out: {error}", node.display())))
+            }
+        }
     }
 
     /// Takes back what a lease of this user has (for root any lease of that name), and what the dead have left.
@@ -122,7 +137,7 @@ impl Place<'_> {
     /// Takes back what the dead have left. A tap that a living machine still has open is left to it.
     pub(crate) fn sweep_extras(&self) -> Result<(), BindError> {
         let dead = |extra: &Extra| !extra.owner.is_alive(self.roots);
-        let in_use = |extra: &Extra| extra.taps.iter().any(|tap| self.has_carrier(tap));
+        let in_use = |extra: &Extra| extra.taps.iter().any(|tap| self.is_open(tap));
         let extras = self.state.extras(self.roots);
         extras.into_iter().filter(|e| dead(e) && !in_use(e)).try_for_each(|extra| self.take_back(extra))
     }
@@ -162,10 +177,13 @@ impl Place<'_> {
         Ok(done?)
     }
 
-    /// A tap has a carrier while somebody has it open.
-    fn has_carrier(&self, tap: &str) -> bool {
+    /// Whether somebody has it open. A tap has a carrier then; a macvtap has its interface's, and a node of its own.
+    fn is_open(&self, tap: &str) -> bool {
         let file = self.roots.sys.join("class/net").join(tap).join("carrier");
-        read_small(&file).is_ok_and(|text| text.trim() == "1")
+        match tap.starts_with(MACVTAP) {
+            true => !holders::of_nodes(&[macvtap_node(tap, self.roots)], self.roots).is_empty(),
+            false => read_small(&file).is_ok_and(|text| text.trim() == "1"),
+        }
     }
 
     fn remove_tap(&self, name: &str) -> Result<(), BindError> {
@@ -209,5 +227,28 @@ pub(crate) fn allowed_bridges(file: &Path) -> Vec<String> {
     let trusted = fs::metadata(file).is_ok_and(|facts| facts.uid() == 0 && facts.mode() & 0o022 == 0);
     let text = if trusted { fs::read_to_string(file).unwrap_or_default() } else { String::new() };
     let lines = text.lines().map(|line| line.split('#').next().unwrap_or_default().trim());
-    lines.filter(|name| crate::verb::is_interface(name)).map(str::to_string).collect()
+    lines.filter(|name| crate::net::is_interface(name)).map(str::to_string).collect()
+}
+
+/// Users join only what root has named; root itself joins anything.
+fn may_use(on: &str, allowed: &[String], uid: u32) -> Result<(), BindError> {
+    if uid == 0 || allowed.iter().any(|name| name == on) {
+        return Ok(());
+    }
+    let file = crate::privilege::BRIDGES;
+    Err(refused(format!("{on} is not one that guests may use: root puts its name into {file}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_user_joins_only_what_root_has_named() {
+        let allowed = ["br0".to_owned()];
+        assert!(may_use("br0", &allowed, 1000).is_ok());
+        assert!(may_use("br7", &allowed, 0).is_ok());
+        let refused = may_use("br7", &allowed, 1000).unwrap_err().to_string();
+        assert!(refused.contains("br7") && refused.contains("/etc/no43/bridges"), "{refused}");
+    }
 }

@@ -211,10 +211,6 @@ fn serve_one(stream: &UnixStream, helper: &Helper, log: &(dyn Fn(&str) + Sync)) 
 }
 
 fn answer(request: Verb, caller: Caller, helper: &Helper) -> Result<Reply, BindError> {
-    if matches!(request, Verb::Macvtap { .. } | Verb::MacvtapGone { .. }) {
-        let why = "the helper makes taps on bridges, no macvtaps: those go through sudo".into();
-        return Err(BindError::Refused { why });
-    }
     let place = Place { state: &helper.state, roots: &helper.roots, limits: helper.limits };
     verb::carry_out(request, caller, &place, &allowed_bridges(&helper.bridges))
 }
@@ -247,8 +243,6 @@ fn words(verb: &Verb) -> String {
             format!("release{} lease={}", list(functions), lease.as_deref().unwrap_or("-"))
         }
         Verb::Hugepages { pages, lease, .. } => format!("hugepages {pages} lease={lease}"),
-        Verb::Tap { bridge, lease, .. } => format!("tap on {bridge} lease={lease}"),
-        Verb::Macvtap { parent, .. } => format!("macvtap on {}", parent.escape_debug()),
-        Verb::MacvtapGone { name } => format!("macvtap {} gone", name.escape_debug()),
+        Verb::Network { device, lease, .. } => format!("{} lease={lease}", device.words()),
     }
 }

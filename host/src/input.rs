@@ -12,7 +12,7 @@ use crate::roots::read_line;
 use crate::{PciAddress, Roots};
 
 /// What a person does with it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Kind {
     /// Has the letters.

@@ -1,6 +1,7 @@
 //! The right of one run to use cards: all of its cards at once or none, and only one run for each card.
 
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -11,6 +12,7 @@ use crate::card::{Card, CardState};
 use crate::health::way_out;
 use crate::holders::Holder;
 use crate::inventory::HostError;
+use crate::net::{NetDevice, NetError};
 use crate::process::ProcessRef;
 use crate::state::{LeaseRecord, LeasedCard, MachineRef, StateDir, StateError};
 use crate::{BindError, GivenBack, Inventory, PciAddress, PciId, Privilege, Roots, clock, holders};
@@ -494,13 +496,29 @@ impl Lease {
             false if self.reserved => self.place().tidy(&self.functions(), &title),
             false => Ok(GivenBack::default()),
         };
+        let extras = match self.has_extras() {
+            true => privilege.give_back_extras(&self.record.id, &self.state, &self.roots),
+            false => Ok(()),
+        };
         // a machine that still has a reserved card keeps the lease, too
         self.bound = self.has_journal() || (self.reserved && matches!(back, Err(BindError::InUse { .. })));
         if !self.bound {
             let _lock = self.state.lock_leases()?;
             self.state.remove_lease(&self.record.id)?;
         }
-        back
+        back.and_then(|back| extras.map(|()| back))
+    }
+
+    /// Opens what the guest's network card hangs on, for as long as this lease lasts.
+    ///
+    /// # Errors
+    /// [`NetError`]; nothing is left behind then.
+    pub fn open_network(&self, device: &NetDevice, privilege: &Privilege) -> Result<OwnedFd, NetError> {
+        privilege.open_network(device, &self.record, &self.state, &self.roots)
+    }
+
+    fn has_extras(&self) -> bool {
+        self.state.extras(&self.roots).iter().any(|extra| extra.lease == self.record.id)
     }
 
     fn place(&self) -> Place<'_> {

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use crate::binding::{Job, Limits, Place, VfioNode};
 use crate::extras::allowed_bridges;
 use crate::helper;
-use crate::net::{self, NetDevice, NetError};
+use crate::net::{NetDevice, NetError};
 use crate::state::{LeaseRecord, StateDir};
 use crate::verb::{self, Caller, Reply, Verb};
 use crate::{BindError, GivenBack, PciAddress, Roots};
@@ -130,29 +130,12 @@ impl Privilege {
         }
     }
 
-    /// Makes a tap on a bridge that root has allowed (`/etc/no43/bridges`), for this user and as long as the lease lasts.
+    /// Opens what a guest's network card hangs on, for as long as the lease lasts: by QEMU's own setuid helper where that
+    /// gives this user the bridge, else a device that root makes.
     ///
     /// # Errors
-    /// A bridge that is not allowed or not there, or no way to root.
-    pub fn tap(
-        &self,
-        lease: &LeaseRecord,
-        bridge: &str,
-        state: &StateDir,
-        roots: &Roots,
-    ) -> Result<String, BindError> {
-        let verb = Verb::Tap { bridge: bridge.into(), lease: lease.id.clone(), owner: lease.owner };
-        match self.change(verb, state, roots)? {
-            Reply::Tap { name } => Ok(name),
-            other => Err(unexpected(&other)),
-        }
-    }
-
-    /// Opens what a guest's network card hangs on: ourselves, by QEMU's own setuid helper, or with root's help.
-    ///
-    /// # Errors
-    /// [`NetError`]; nothing is left behind then.
-    pub fn open_net(
+    /// [`NetError`], or no way to root; nothing is left behind then.
+    pub(crate) fn open_network(
         &self,
         device: &NetDevice,
         lease: &LeaseRecord,
@@ -160,34 +143,17 @@ impl Privilege {
         roots: &Roots,
     ) -> Result<OwnedFd, NetError> {
         device.check(roots)?;
-        if *self == Privilege::Root {
-            return device.open_here(roots);
+        if *self != Privilege::Root
+            && let Some(Ok(opened)) = device.open_by_bridge_helper()
+        {
+            return Ok(opened);
         }
-        match device {
-            NetDevice::Tap { bridge } => match net::open_by_bridge_helper(bridge) {
-                Some(Ok(opened)) => Ok(opened),
-                _ => {
-                    let name = self.tap(lease, bridge, state, roots).map_err(|e| not_opened(&e))?;
-                    net::open_tap_of_ours(&name, roots)
-                }
-            },
-            NetDevice::Macvtap { parent, name, mac } => {
-                let verb = Verb::Macvtap { parent: parent.clone(), name: name.clone(), mac: mac.clone() };
-                let json = serde_json::to_string(&verb).map_err(|e| not_opened(&e))?;
-                net::receive_from(&mut sudo(&json).map_err(|e| not_opened(&e))?)
-            }
+        let verb = Verb::Network { device: device.clone(), lease: lease.id.clone(), owner: lease.owner };
+        let failed = |why: String| NetError::System { what: "make the guest's network device".into(), why };
+        match self.change(verb, state, roots).map_err(|error| failed(error.to_string()))? {
+            Reply::Network { name } => device.open(&name, roots),
+            other => Err(failed(unexpected(&other).to_string())),
         }
-    }
-
-    /// Removes a machine's macvtap link, if it is there.
-    ///
-    /// # Errors
-    /// [`NetError`].
-    pub fn remove_macvtap(&self, name: &str, roots: &Roots) -> Result<(), NetError> {
-        if *self == Privilege::Root || !roots.sys.join("class/net").join(name).exists() {
-            return net::remove_macvtap(name, roots);
-        }
-        ask_sudo(&Verb::MacvtapGone { name: name.to_owned() }).map(drop).map_err(|e| not_opened(&e))
     }
 
     /// Takes back huge pages and taps of a lease.
@@ -227,10 +193,6 @@ impl Privilege {
     }
 }
 
-fn not_opened(why: &dyn std::fmt::Display) -> NetError {
-    NetError::System { what: "change this host's network".into(), why: why.to_string() }
-}
-
 fn no_way() -> BindError {
     BindError::Privilege {
         why: "not root, no helper, no sudo: sudo no43 host setup --helper, or run no43 as root".into(),
@@ -266,8 +228,9 @@ fn ask_helper(verb: &Verb) -> Result<Reply, BindError> {
 fn ask_sudo(verb: &Verb) -> Result<Reply, BindError> {
     let failed = |why: String| BindError::Privilege { why };
     let json = serde_json::to_string(verb).map_err(|e| failed(e.to_string()))?;
-    let mut command = sudo(&json).map_err(failed)?;
-    let exe = env::current_exe().unwrap_or_default();
+    let exe = env::current_exe().map_err(|e| failed(format!("this program's own file is not known: {e}")))?;
+    let mut command = Command::new("sudo");
+    command.args(["-n", "--"]).arg(&exe).args(["host-verb", &json]);
     let output = run_limited(&mut command, SUDO_LIMIT).map_err(|e| failed(format!("sudo: {e}")))?;
     match serde_json::from_slice(&output.stdout) {
         Ok(Reply::Failed { error }) => Err(error),
@@ -278,14 +241,6 @@ fn ask_sudo(verb: &Verb) -> Result<Reply, BindError> {
             exe.display()
         ))),
     }
-}
-
-/// The command that carries a request to root.
-fn sudo(json: &str) -> Result<Command, String> {
-    let exe = env::current_exe().map_err(|e| format!("this program's own file is not known: {e}"))?;
-    let mut command = Command::new("sudo");
-    command.args(["-n", "--"]).arg(&exe).args(["host-verb", json]);
-    Ok(command)
 }
 
 fn sudo_says(output: &Output) -> String {

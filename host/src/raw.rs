@@ -251,9 +251,8 @@ pub(crate) fn local_time(seconds: u64) -> LocalTime {
     }
 }
 
-/// Makes `/dev/net/tun` the tap of that name (`%d` in it becomes a number) for whole Ethernet frames with offloads, and
-/// returns the name that it got.
-pub(crate) fn make_tap(tun: BorrowedFd<'_>, name: &str) -> io::Result<String> {
+/// Makes an opened `/dev/net/tun` the tap of that name, for whole Ethernet frames with offloads.
+pub(crate) fn attach_tap(tun: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     let mut request = libc::ifreq {
         ifr_name: [0; libc::IFNAMSIZ],
         ifr_ifru: libc::__c_anonymous_ifr_ifru {
@@ -265,11 +264,10 @@ pub(crate) fn make_tap(tun: BorrowedFd<'_>, name: &str) -> io::Result<String> {
         *to = from.cast_signed();
     }
     // SAFETY: TUNSETIFF reads and writes one ifreq, which this is
-    if unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) } < 0 {
-        return Err(io::Error::last_os_error());
+    match unsafe { libc::ioctl(tun.as_raw_fd(), libc::TUNSETIFF as _, &raw mut request) } {
+        0.. => Ok(()),
+        _ => Err(io::Error::last_os_error()),
     }
-    let name = request.ifr_name.iter().take_while(|byte| **byte != 0).map(|byte| byte.cast_unsigned());
-    Ok(String::from_utf8_lossy(&name.collect::<Vec<u8>>()).into_owned())
 }
 
 #[cfg(test)]

@@ -120,6 +120,15 @@ pub fn recover(state: &StateDir, roots: &Roots, privilege: &Privilege) -> Result
     let _lock = state.lock_leases()?;
     // once more under the lock: another command may have been quicker
     for left in pending(state, roots) {
+        let is_dead = !matches!(left.left, Left::RunningMachine { .. });
+        if is_dead
+            && state.extras(roots).iter().any(|extra| extra.lease == left.lease)
+            && let Err(e) = privilege.give_back_extras(&left.lease, state, roots)
+        {
+            // kept with its lease: the next command tries it again
+            recovered.problems.push(format!("the network of '{}': {e}", left.holder));
+            continue;
+        }
         match &left.left {
             Left::RunningMachine { .. } => recovered.running.push(left),
             Left::Nothing => state.remove_lease(&left.lease)?,

@@ -6,7 +6,7 @@
 
 use std::ffi::CString;
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -96,21 +96,11 @@ fn by_functions(slot: &Slot<'_>) -> Option<Vec<Step>> {
     (!files.is_empty()).then(|| files.into_iter().map(Step::Write).collect())
 }
 
-/// The port that lab hosts have, below `/dev`.
-const LAB_PORT: &str = "virtio-ports/org.no43.lab";
-/// Cards of a lab host are reset where root has made this file.
-const LAB_RESETS: &str = "/etc/no43/lab-resets";
-
 impl Place<'_> {
     /// Resets the slots of these functions, if all of them are with vfio-pci.
     ///
     /// A way that the kernel refuses is no error: the next one is tried, and what was tried is told. A reset that hangs is.
     pub(crate) fn reset(&self, functions: &[PciAddress], title: &str) -> Result<Vec<ResetTry>, BindError> {
-        // Seen in lab hosts whose commands were killed at random: the emulated host's kernel panics some time after such a
-        // reset ("corrupted stack end"). Real hosts have no lab port; a lab case that wants resets leaves a file.
-        if self.roots.dev.join(LAB_PORT).exists() && !Path::new(LAB_RESETS).exists() {
-            return Ok(Vec::new());
-        }
         // a bus that cannot be read is no reason to keep what is to be given back
         let Ok(inventory) = Inventory::read(self.roots) else { return Ok(Vec::new()) };
         let driver = |f: &PciAddress| inventory.function(f).and_then(|f| f.driver.clone());

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use crate::Roots;
+use crate::input::{Input, Kind, Passed, inputs};
 use crate::roots::read_line;
 
 /// Texts of a device are cut here: it may say anything.
@@ -21,10 +22,8 @@ pub struct UsbDevice {
     pub id: String,
     /// What it calls itself; empty where it does not.
     pub name: String,
-    /// One of its interfaces is a keyboard.
-    pub keyboard: bool,
-    /// One of its interfaces is a mouse.
-    pub pointer: bool,
+    /// What a person at this host does with it, as long as the host has it.
+    pub inputs: Vec<Kind>,
     /// Its node, such as `/dev/bus/usb/001/004`.
     pub node: PathBuf,
 }
@@ -44,9 +43,10 @@ impl fmt::Display for UsbDevice {
 /// Every device, in the order of their ports. Empty where this host has no USB.
 pub fn devices(roots: &Roots) -> Vec<UsbDevice> {
     let Ok(entries) = fs::read_dir(roots.sys.join("bus/usb/devices")) else { return Vec::new() };
+    let inputs = inputs(roots);
     let mut found: Vec<UsbDevice> = entries
         .flatten()
-        .filter_map(|entry| device(&entry.path(), entry.file_name().to_str()?, roots))
+        .filter_map(|entry| device(&entry.path(), entry.file_name().to_str()?, roots, &inputs))
         .collect();
     found.sort_by_key(|one| port_order(&one.port));
     found
@@ -59,7 +59,7 @@ pub fn matching<'a>(devices: &'a [UsbDevice], wish: &str) -> Vec<&'a UsbDevice> 
 }
 
 /// `1-4.2` is a device; `usb1` a root hub, `1-4:1.0` an interface.
-fn device(dir: &Path, port: &str, roots: &Roots) -> Option<UsbDevice> {
+fn device(dir: &Path, port: &str, roots: &Roots, inputs: &[Input]) -> Option<UsbDevice> {
     if port.contains(':') || !port.starts_with(|first: char| first.is_ascii_digit()) {
         return None;
     }
@@ -71,26 +71,17 @@ fn device(dir: &Path, port: &str, roots: &Roots) -> Option<UsbDevice> {
     let number = |name: &str| line(name)?.trim().parse::<u16>().ok();
     let words: Vec<String> = ["manufacturer", "product"].into_iter().filter_map(line).collect();
     let name: String = words.join(" ").chars().filter(|c| !c.is_control()).take(NAME_MAX).collect();
-    let boot = |protocol: &str| has_interface(dir, port, protocol);
+    let passed = Passed::UsbPort(port.to_owned());
+    let mut kinds: Vec<Kind> =
+        inputs.iter().filter(|input| passed.takes(input)).map(|input| input.kind).collect();
+    kinds.sort();
+    kinds.dedup();
     Some(UsbDevice {
         port: port.to_owned(),
         id: format!("{}:{}", line("idVendor")?, line("idProduct")?),
         name: name.trim().to_owned(),
-        keyboard: boot("01"),
-        pointer: boot("02"),
+        inputs: kinds,
         node: roots.dev.join(format!("bus/usb/{:03}/{:03}", number("busnum")?, number("devnum")?)),
-    })
-}
-
-/// Whether it has a human interface of this boot protocol (HID 1.11, 4.2 and 4.3: class 3, protocol 1 keyboard, 2 mouse).
-fn has_interface(dir: &Path, port: &str, protocol: &str) -> bool {
-    let Ok(entries) = fs::read_dir(dir) else { return false };
-    entries.flatten().any(|entry| {
-        let is_ours = entry.file_name().to_str().is_some_and(|name| name.starts_with(&format!("{port}:")));
-        let is = |name: &str, wanted: &str| {
-            read_line(&entry.path().join(name)).is_ok_and(|text| text.trim() == wanted)
-        };
-        is_ours && is("bInterfaceClass", "03") && is("bInterfaceProtocol", protocol)
     })
 }
 
@@ -111,6 +102,15 @@ mod tests {
         }
     }
 
+    /// As the kernel shows it: a link from the class to what hangs below the port.
+    fn keyboard_at(roots: &Roots, port: &str) {
+        let dir = roots.sys.join("devices/usb1").join(port).join("input/event0");
+        fs::create_dir_all(dir.join("device/capabilities")).expect("sysfs");
+        fs::write(dir.join("device/capabilities/key"), "fffffffffffffffe").expect("sysfs");
+        fs::create_dir_all(roots.sys.join("class/input")).expect("sysfs");
+        std::os::unix::fs::symlink(&dir, roots.sys.join("class/input/event0")).expect("sysfs");
+    }
+
     #[test]
     fn devices_are_found_by_port_and_id_and_hubs_are_left_out() {
         let dir = tempfile::tempdir().expect("a folder");
@@ -127,8 +127,7 @@ mod tests {
         };
         plug(&roots, "1-10", &facts("046d", "c52b", "12"));
         plug(&roots, "1-10", &[("manufacturer", "Logitech"), ("product", "USB\u{7}Receiver")]);
-        plug(&roots, "1-10/1-10:1.0", &[("bInterfaceClass", "03"), ("bInterfaceProtocol", "01")]);
-        plug(&roots, "1-10/1-10:1.1", &[("bInterfaceClass", "03"), ("bInterfaceProtocol", "02")]);
+        keyboard_at(&roots, "1-10");
         plug(&roots, "1-10:1.0", &[("bInterfaceClass", "03")]);
         plug(&roots, "1-2.1", &facts("0781", "5581", "4"));
         plug(&roots, "usb1", &facts("1d6b", "0002", "1"));
@@ -138,9 +137,9 @@ mod tests {
         let found = devices(&roots);
         let ports: Vec<&str> = found.iter().map(|one| one.port.as_str()).collect();
         assert_eq!(ports, ["1-2.1", "1-10"]);
-        assert_eq!((found[1].keyboard, found[1].pointer), (true, true));
+        assert_eq!(found[1].inputs, [Kind::Keyboard]);
         assert_eq!(found[1].to_string(), "Logitech USBReceiver (1-10, 046d:c52b)");
-        assert_eq!((found[0].keyboard, found[0].pointer), (false, false));
+        assert_eq!(found[0].inputs, []);
         assert_eq!(found[0].to_string(), "a device (1-2.1, 0781:5581)");
         assert!(found[0].node.ends_with("dev/bus/usb/001/004"));
         assert_eq!(matching(&found, "046D:C52B").len(), 1);

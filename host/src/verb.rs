@@ -8,7 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use serde::{Deserialize, Serialize};
 
 use crate::binding::{Job, Place, VfioNode};
-use crate::net::{self, NetDevice};
+use crate::net::NetDevice;
 use crate::process::ProcessRef;
 use crate::{BindError, GivenBack, PciAddress, Roots};
 
@@ -34,12 +34,8 @@ pub(crate) enum Verb {
     },
     /// More huge pages of 2 MiB than there are.
     Hugepages { pages: u64, lease: String, owner: ProcessRef },
-    /// A tap of the caller's on a bridge that root has allowed.
-    Tap { bridge: String, lease: String, owner: ProcessRef },
-    /// A machine's macvtap beside an interface that root has allowed; its descriptor goes over sudo's standard input.
-    Macvtap { parent: String, name: String, mac: String },
-    /// That machine's link is not used any more.
-    MacvtapGone { name: String },
+    /// A tap or macvtap of the caller's, on a bridge or an interface that root has allowed.
+    Network { device: NetDevice, lease: String, owner: ProcessRef },
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -49,8 +45,7 @@ pub(crate) enum Reply {
     Bound { nodes: Vec<VfioNode> },
     Released { back: GivenBack },
     Hugepages { pages: u64 },
-    Tap { name: String },
-    Done,
+    Network { name: String },
     Failed { error: BindError },
 }
 
@@ -85,33 +80,11 @@ pub(crate) fn carry_out(
             check_owner(&owner, caller, place.roots)?;
             Ok(Reply::Hugepages { pages: place.hugepages(pages, &lease, owner, uid)? })
         }
-        Verb::Tap { bridge, lease, owner } => {
+        Verb::Network { device, lease, owner } => {
             check_owner(&owner, caller, place.roots)?;
-            Ok(Reply::Tap { name: place.tap(&bridge, bridges, &lease, owner, uid)? })
-        }
-        Verb::Macvtap { parent, name, mac } => {
-            if !bridges.contains(&parent) {
-                return Err(refused(format!(
-                    "the interface {parent} is not one that guests may use: root puts its name into /etc/no43/bridges"
-                )));
-            }
-            let device = NetDevice::Macvtap { parent, name, mac };
-            let sent = device.open_here(place.roots).and_then(|opened| net::send_to_caller(&opened));
-            sent.map(|()| Reply::Done).map_err(|error| {
-                // whoever asked reads the descriptor, or this sentence
-                eprintln!("{error}");
-                refused(error.to_string())
-            })
-        }
-        Verb::MacvtapGone { name } => {
-            net::remove_macvtap(&name, place.roots).map_err(|error| refused(error.to_string()))?;
-            Ok(Reply::Done)
+            Ok(Reply::Network { name: place.network(&device, bridges, &lease, owner, uid)? })
         }
     }
-}
-
-fn refused(why: String) -> BindError {
-    BindError::Refused { why }
 }
 
 /// The process that a change is made for, and after whose death anybody may undo it, is the caller's own.
@@ -132,8 +105,7 @@ pub(crate) fn read(json: &str) -> Result<Verb, BindError> {
     }
     let verb: Verb = serde_json::from_str(json).map_err(|e| refuse(format!("not a request: {e}")))?;
     match &verb {
-        // a link is checked where it is made
-        Verb::Hello | Verb::Macvtap { .. } | Verb::MacvtapGone { .. } => {}
+        Verb::Hello => {}
         Verb::Bind { functions, lease, holder, .. } => {
             check_lease(lease)?;
             check_text("holder", holder)?;
@@ -152,11 +124,9 @@ pub(crate) fn read(json: &str) -> Result<Verb, BindError> {
                 return Err(refuse(format!("{pages} huge pages are none, or more than there can be")));
             }
         }
-        Verb::Tap { bridge, lease, .. } => {
+        Verb::Network { device, lease, .. } => {
             check_lease(lease)?;
-            if !is_interface(bridge) {
-                return Err(refuse("the bridge's name is no name of a network interface".into()));
-            }
+            device.check_names().map_err(|error| refuse(error.to_string()))?;
         }
     }
     Ok(verb)
@@ -193,12 +163,6 @@ fn check_lease(lease: &str) -> Result<(), BindError> {
     }
 }
 
-/// What the kernel takes as an interface's name, and a little less.
-pub(crate) fn is_interface(name: &str) -> bool {
-    let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    (1..=15).contains(&name.len()) && name.chars().all(good) && !name.starts_with(['.', '-'])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -224,11 +188,14 @@ mod tests {
         assert!(owned(r#""verb":"hugepages","pages":512"#).starts_with("taken"));
         assert!(owned(r#""verb":"hugepages","pages":0"#).contains("none"));
         assert!(owned(r#""verb":"hugepages","pages":18446744073709551615"#).contains("more than"));
-        assert!(owned(r#""verb":"tap","bridge":"br0"#.to_owned().as_str()).contains("not a request"));
-        assert!(owned(r#""verb":"tap","bridge":"br0""#).starts_with("taken"));
-        assert!(owned(r#""verb":"tap","bridge":"-x""#).contains("no name"));
-        assert!(owned(r#""verb":"tap","bridge":"../../br0""#).contains("no name"));
-        assert!(why(r#"{"verb":"macvtap-gone","name":"eth0","path":"/"}"#).contains("unknown field"));
+        let tap = |device: &str| owned(&format!(r#""verb":"network","device":{{{device}}}"#));
+        assert!(tap(r#""net":"tap","bridge":"br0""#).starts_with("taken"));
+        assert!(tap(r#""net":"tap","bridge":"br0"#).contains("not a request"));
+        assert!(tap(r#""net":"tap","bridge":"br0","script":"/tmp/x""#).contains("unknown field"));
+        assert!(tap(r#""net":"tap","bridge":"-x""#).contains("not an interface's name"));
+        assert!(tap(r#""net":"tap","bridge":"../../br0""#).contains("not an interface's name"));
+        assert!(tap(r#""net":"macvtap","parent":"eth0","mac":"52:54:00:12:34:56""#).starts_with("taken"));
+        assert!(tap(r#""net":"macvtap","parent":"eth0","mac":"up""#).contains("not a MAC address"));
         let bind =
             |holder: &str| owned(&format!(r#""verb":"bind","functions":["01:00.0"],"holder":"{holder}""#));
         assert!(bind("ci").starts_with("taken"));
@@ -259,13 +226,17 @@ mod tests {
         ) {
             let owner = ProcessRef { pid: 1, start_time: 2 };
             for verb in [
-                Verb::Tap { bridge: bridge.clone(), lease: lease.clone(), owner },
+                Verb::Network {
+                    device: NetDevice::Tap { bridge: bridge.clone() },
+                    lease: lease.clone(),
+                    owner,
+                },
                 Verb::Hugepages { pages, lease: lease.clone(), owner },
             ] {
                 let json = serde_json::to_string(&verb).unwrap();
                 match read(&json) {
-                    Ok(Verb::Tap { bridge, lease, .. }) => {
-                        prop_assert!(!bridge.contains('/') && !lease.contains(['/', '.']));
+                    Ok(Verb::Network { device, lease, .. }) => {
+                        prop_assert!(!device.on().contains('/') && !lease.contains(['/', '.']));
                     }
                     Ok(Verb::Hugepages { pages, lease, .. }) => {
                         prop_assert!(pages <= MOST_PAGES && !lease.contains(['/', '.']));

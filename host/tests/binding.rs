@@ -39,7 +39,13 @@ impl Sleeper {
     }
 
     fn running(program: &str, arguments: &[&str]) -> Self {
-        Sleeper(Command::new(program).args(arguments).stdin(Stdio::null()).spawn().unwrap())
+        let child = Command::new(program).args(arguments).stdin(Stdio::null()).spawn().unwrap();
+        // the kernel says that the program was started before its command line can be read
+        let line = format!("/proc/{}/cmdline", child.id());
+        while fs::read(&line).unwrap().is_empty() {
+            std::thread::yield_now();
+        }
+        Sleeper(child)
     }
 
     /// One that keeps a file open.

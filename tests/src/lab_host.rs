@@ -61,6 +61,7 @@ pub struct LabHost<'s> {
     scene: &'s Scene,
     profile: &'static str,
     agent_socket: PathBuf,
+    console: PathBuf,
     share: PathBuf,
     is_up: bool,
 }
@@ -81,6 +82,7 @@ impl<'s> LabHost<'s> {
             scene,
             profile,
             agent_socket: dir.join("ga.sock"),
+            console: Path::new(work).join("console.log"),
             share: Path::new(work).join("share"),
             is_up: true,
         };
@@ -116,8 +118,9 @@ impl<'s> LabHost<'s> {
         let limits = ExecLimits::within(Duration::from_secs(seconds));
         // A connection for each script: QEMU serves one at a time, and `no43 lab down` wants it too.
         let agent = Agent::on_socket(&self.agent_socket);
-        let out =
-            agent.exec_saved(&argv, &limits, OUTPUT_LIMIT).context("failed to run a script in the lab")?;
+        let out = agent.exec_saved(&argv, &limits, OUTPUT_LIMIT).with_context(|| {
+            format!("failed to run a script in the lab, whose console {}", self.last_words())
+        })?;
         drop(agent);
         let seen = Seen {
             command: format!("script in the lab {}", self.profile),
@@ -128,6 +131,16 @@ impl<'s> LabHost<'s> {
             time: start.elapsed(),
         };
         seen.must_exit(0)
+    }
+
+    /// What tells a panic of the lab host from a hang, and where it was.
+    fn last_words(&self) -> String {
+        let console = std::fs::read(&self.console).unwrap_or_default();
+        let console = String::from_utf8_lossy(&console);
+        match console.lines().find(|line| line.contains("BUG: ") || line.contains("panic")) {
+            Some(line) => format!("says: {line}"),
+            None => "shows no panic".to_owned(),
+        }
     }
 
     /// Shuts the lab host down in order and boots it again, from its own disk and with its own initrd.

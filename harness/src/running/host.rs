@@ -18,9 +18,6 @@ use crate::verify::spec::Borrowed;
 /// Between two looks for a card that somebody else has. Its end writes a file that every look reads.
 const WAIT_PAUSE: Duration = Duration::from_millis(300);
 
-/// How the taps begin that root makes for a lease.
-const TAP: &str = "no43t";
-
 /// Why there is no machine, with the exit code that says it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Refusal {
@@ -143,23 +140,10 @@ impl Host {
         Ok(())
     }
 
-    /// Whether root has made a tap for any lease of this host.
-    fn has_taps(&self) -> bool {
-        let all = std::fs::read_dir(self.roots.sys.join("class/net"));
-        all.into_iter().flatten().flatten().any(|one| one.file_name().to_string_lossy().starts_with(TAP))
-    }
-
     /// Ends a lease. `Err` says what is not as before.
     pub(super) fn give_back(&self, lease: Lease, hub: &Hub) -> Result<(), String> {
-        let (had_cards, id) = (!lease.cards().is_empty(), lease.id().to_owned());
+        let had_cards = !lease.cards().is_empty();
         let back = lease.give_back(&self.privilege);
-        // a tap that root made for this lease; it costs nothing to ask only where there may be one
-        if self.privilege != Privilege::None
-            && self.has_taps()
-            && let Err(error) = self.privilege.give_back_extras(&id, &self.state, &self.roots)
-        {
-            hub.warn(format!("a tap is still there: {error}"));
-        }
         let (cards, problem) = match back {
             Ok(GivenBack { quarantined: Some(why), .. }) => {
                 (String::new(), Some(format!("quarantine: {why}")))

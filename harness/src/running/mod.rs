@@ -26,6 +26,7 @@ mod kept_disks;
 mod logind;
 mod note;
 pub mod secrets;
+mod shares;
 mod spec;
 mod supervisor;
 pub mod usb;

@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use no43_builder::plan::ForwardPlan;
-use no43_host::{Privilege, ProcessRef, Roots, StateDir};
+use no43_host::{ProcessRef, Roots, StateDir};
 use no43_machine::RunDirs;
 use serde::{Deserialize, Serialize};
 
@@ -77,9 +77,6 @@ pub struct RunNote {
     /// Programs beside QEMU, which end with it.
     #[serde(default)]
     pub companions: Vec<ProcessRef>,
-    /// A network link of this host that is removed when the machine is gone.
-    #[serde(default)]
-    pub link: Option<String>,
 }
 
 /// Whether somebody watches a machine that was started.
@@ -271,10 +268,6 @@ impl Runs {
             return None;
         }
         super::companions::bury(&note.companions);
-        if let Some(link) = &note.link {
-            // tried again at that machine's next start
-            let _ = Privilege::detect().remove_macvtap(link, &self.roots);
-        }
         if let Some(instance) = instance.filter(|_| note.ephemeral) {
             drop(held);
             let store = no43_builder::store::Store::open(Some(&instance.system.store)).ok()?;

@@ -187,7 +187,6 @@ impl Run {
             memory_mib: 0,
             forwards: Vec::new(),
             companions: Vec::new(),
-            link: None,
         };
         Ok(Self {
             host,
@@ -337,9 +336,15 @@ impl Run {
             no43_host::memlock::check(spec.memory_mib).map_err(|error| setup(&error))?;
         }
         self.given_up()?;
-        let beside = Beside::open(&start.plan, &mut spec, &dirs, &self.host, &taken.lease, &self.shared.hub)?;
+        let beside = Beside::open(
+            &start.plan,
+            &mut spec,
+            &dirs,
+            &self.host.privilege,
+            &taken.lease,
+            &self.shared.hub,
+        )?;
         self.note.companions = beside.companions.processes().to_vec();
-        self.note.link.clone_from(&beside.link);
         self.write_note();
         let began = Instant::now();
         self.host.bind(taken, &self.shared.hub)?;
@@ -513,11 +518,6 @@ impl Run {
             self.hub().say(Happened::Failed { cause: refusal.cause.clone() });
         }
         let name = self.note.name.clone();
-        if let Some(link) = self.note.link.take()
-            && let Err(error) = self.host.privilege.remove_macvtap(&link, &self.host.roots)
-        {
-            self.hub().warn(format!("the network link {link} is still there: {error}"));
-        }
         if self.note.ephemeral {
             self.held = None;
             let removed =

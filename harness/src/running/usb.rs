@@ -1,12 +1,14 @@
 //! USB devices of the host that come and go while a guest runs.
 
 use no43_builder::plan::UsbPlan;
+use no43_host::input::{Passed, inputs, last_ones};
 use no43_host::usb::{UsbDevice, matching};
 use no43_host::{Roots, usb};
 use rustix::fs::{Access, access};
 use serde_json::{Map, Value, json};
 
 use super::event::Ask;
+use crate::exit_codes;
 
 /// Why a USB device was not passed.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
@@ -29,6 +31,16 @@ pub enum UsbError {
         /// Their ports.
         ports: String,
     },
+    /// Nobody could type or point here any more.
+    #[error(
+        "{device} is the last {kind} of this host: plug another one in, share it by [[usb]] in the recipe, which has keys that switch it over, or --yes if you have another way in"
+    )]
+    LastOne {
+        /// The device.
+        device: String,
+        /// What it is.
+        kind: &'static str,
+    },
     /// The user may not open it.
     #[error(
         "{device}: you may not write to {node}; let your user have it (udev: SUBSYSTEM==\"usb\", ATTR{{idVendor}}==\"{vendor}\", TAG+=\"uaccess\")"
@@ -41,6 +53,17 @@ pub enum UsbError {
         /// For the rule.
         vendor: String,
     },
+}
+
+impl UsbError {
+    /// The exit code that goes with it.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            UsbError::LastOne { .. } => exit_codes::NOT_LENT,
+            _ => exit_codes::HOST_SETUP,
+        }
+    }
 }
 
 /// QEMU's name of what is plugged in at a port, or of what has an id; the same at the start and later.
@@ -65,11 +88,18 @@ pub(super) fn at_start(device: &UsbPlan) -> Option<String> {
 
 /// The one device that is meant by a port (`1-4.2`) or an id (`046d:c52b`), which this user may use.
 ///
+/// The host's last keyboard or pointer is only given away with `yes`.
+///
 /// # Errors
 /// [`UsbError`].
-pub fn find(wish: &str, roots: &Roots) -> Result<UsbDevice, UsbError> {
+pub fn find(wish: &str, yes: bool, roots: &Roots) -> Result<UsbDevice, UsbError> {
     let all = usb::devices(roots);
     let found = one(&all, wish)?;
+    let inputs = inputs(roots);
+    let last = last_ones(&inputs, &[Passed::UsbPort(found.port.clone())]);
+    if let Some(last) = last.first().filter(|_| !yes) {
+        return Err(UsbError::LastOne { device: found.to_string(), kind: last.kind.word() });
+    }
     if access(&found.node, Access::READ_OK | Access::WRITE_OK).is_err() {
         let vendor = found.id.split(':').next().unwrap_or_default().to_owned();
         return Err(UsbError::NotYours {
@@ -115,6 +145,9 @@ pub fn unplug(wish: &str) -> Ask {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     fn stick(port: &str) -> UsbDevice {
@@ -122,8 +155,7 @@ mod tests {
             port: port.into(),
             id: "0781:5581".into(),
             name: "Ultra".into(),
-            keyboard: false,
-            pointer: false,
+            inputs: Vec::new(),
             node: "/dev/bus/usb/001/004".into(),
         }
     }
@@ -139,6 +171,29 @@ mod tests {
         let start = at_start(&UsbPlan::Id("046d:c52b".into()));
         assert_eq!(start.as_deref(), Some("usb-host,id=host-046d.c52b,vendorid=0x046d,productid=0xc52b"));
         assert_eq!(unplug("046D:C52B"), Ask::Usb { id: "host-046d.c52b".into(), plug: None });
+    }
+
+    #[test]
+    fn the_last_keyboard_is_only_lent_with_yes() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = Roots::under(dir.path());
+        let device = roots.sys.join("devices/usb1/1-4");
+        let event = device.join("input/event0/device");
+        fs::create_dir_all(event.join("capabilities")).unwrap();
+        fs::write(event.join("capabilities/key"), "fffffffffffffffe").unwrap();
+        for (name, text) in [("idVendor", "046d"), ("idProduct", "c52b"), ("busnum", "1"), ("devnum", "2")] {
+            fs::write(device.join(name), text).unwrap();
+        }
+        for (class, what) in [("bus/usb/devices/1-4", "1-4"), ("class/input/event0", "1-4/input/event0")] {
+            fs::create_dir_all(roots.sys.join(class).parent().unwrap()).unwrap();
+            symlink(roots.sys.join("devices/usb1").join(what), roots.sys.join(class)).unwrap();
+        }
+        fs::create_dir_all(roots.dev.join("bus/usb/001")).unwrap();
+        fs::write(roots.dev.join("bus/usb/001/002"), "").unwrap();
+        let refused = find("1-4", false, &roots).unwrap_err();
+        assert_eq!(refused.exit_code(), exit_codes::NOT_LENT);
+        assert!(refused.to_string().contains("the last keyboard of this host"), "{refused}");
+        assert_eq!(find("046d:c52b", true, &roots).unwrap().port, "1-4");
     }
 
     #[test]

@@ -135,7 +135,7 @@ impl<'a> Watch<'a> {
                     }
                 }
                 for share in &shares {
-                    if let Err(why) = super::beside::mounts::mount(&agent, share) {
+                    if let Err(why) = super::shares::mount(&agent, share) {
                         let name = &share.name;
                         shared.hub.warn(format!("share '{name}' is not mounted in the guest: {why}"));
                     }

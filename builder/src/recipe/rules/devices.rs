@@ -49,7 +49,7 @@ impl Rules<'_> {
             }
         }
         let mut named = |key: &str, example: &str| match at.owned(key) {
-            Some(name) if is_interface(&name) => name,
+            Some(name) if no43_host::net::is_interface(&name) => name,
             Some(name) => {
                 let what = format!("'{name}' is no interface's name");
                 self.push(
@@ -236,13 +236,6 @@ impl Rules<'_> {
         }
         Some(mac)
     }
-}
-
-/// What the kernel takes as an interface's name (IFNAMSIZ).
-fn is_interface(name: &str) -> bool {
-    (1..=15).contains(&name.len())
-        && !name.starts_with(['-', '.'])
-        && name.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-@".contains(&b))
 }
 
 /// `3389` or `13389:3389`.

@@ -2,6 +2,7 @@
 
 mod diagnosis;
 mod driver;
+mod keep;
 mod media;
 
 use crate::binaries::{self, Binaries};
@@ -62,6 +63,7 @@ type Row = (&'static str, fn(&Bench<'_>) -> Result<Vec<Figure>>);
 const FIGURES: &[Row] = &[
     ("build", unchanged_build),
     ("spawn", spawn),
+    ("keep", keep::keep),
     ("gpus", gpus),
     ("media", media::inspect),
     ("setup-disk", media::setup_disk),

@@ -1,0 +1,134 @@
+//! Kept machines: from `no43 run` to running guest CPUs against QEMU by hand, and what watches over a machine.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::{Bench, Figure, timed};
+
+/// A guest without a card, so that no lab is needed.
+const RECIPE: &str = "extends = \"lab-guest.toml\"\ncard = []\n[checks]\ncard = false\ndriver = false\nconnector = false\npicture = false\nlifecycle = []\n";
+const ROUNDS: usize = 20;
+/// What a person writes to QEMU to know that the guest runs.
+const ASK: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"query-status\"}\n";
+/// For a supervisor to come to rest after the start.
+const REST: Duration = Duration::from_secs(2);
+
+pub(super) fn keep(b: &Bench<'_>) -> Result<Vec<Figure>> {
+    let scratch = tempfile::Builder::new().prefix("n43-").tempdir()?;
+    let recipes = scratch.path().join("recipes");
+    std::fs::create_dir(&recipes)?;
+    for file in std::fs::read_dir(b.root.join("recipes"))?.flatten().filter(|entry| entry.path().is_file()) {
+        std::fs::copy(file.path(), recipes.join(file.file_name()))?;
+    }
+    std::fs::write(recipes.join("keep.toml"), RECIPE)?;
+    let machines = Machines { b, dir: scratch.path() };
+    timed(&mut machines.no43(&["build", "recipes/keep.toml"]))
+        .context("failed to build the guest's image")?;
+
+    let (mut ours, mut peer, mut memory) = (Vec::new(), Vec::new(), Vec::new());
+    // the first pair warms up
+    for round in 0..=ROUNDS {
+        let run = machines.run()?;
+        let by_hand = machines.by_hand(&run.argv)?;
+        if round > 0 {
+            ours.push(run.started_ms);
+            peer.push(by_hand);
+            memory.push(run.supervisor_mib);
+        }
+    }
+    Ok(vec![
+        Figure {
+            name: "no43 run to guest CPUs running",
+            ours,
+            peer: Some(("the same QEMU by hand", peer)),
+            unit: "ms",
+            aim: "at most 10 ms added",
+        },
+        Figure { name: "memory of a supervisor", ours: memory, peer: None, unit: "MiB", aim: "under 15 MB" },
+    ])
+}
+
+struct Machines<'a> {
+    b: &'a Bench<'a>,
+    dir: &'a Path,
+}
+
+/// One run, from the command to the end of its machine.
+struct Run {
+    /// From the start of the command to the event that tells of running CPUs.
+    started_ms: f64,
+    supervisor_mib: f64,
+    /// What QEMU was started with.
+    argv: Vec<String>,
+}
+
+impl Machines<'_> {
+    fn no43(&self, args: &[&str]) -> Command {
+        let mut command = self.b.no43(args);
+        command.current_dir(self.dir).env("NO43_STATE", self.dir.join("state"));
+        command.env("NO43_INSTANCES", self.dir.join("instances"));
+        command
+    }
+
+    fn run(&self) -> Result<Run> {
+        let began = Instant::now();
+        let mut command = self.no43(&["--json", "run", "--name", "keep", "recipes/keep.toml"]);
+        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let measured = self.measure(&mut child, began);
+        timed(&mut self.no43(&["stop", "--force", "keep"])).context("failed to stop the machine")?;
+        child.wait()?;
+        measured
+    }
+
+    fn measure(&self, child: &mut Child, began: Instant) -> Result<Run> {
+        let lines = BufReader::new(child.stdout.take().context("no output to read")?).lines();
+        let started = lines.map_while(std::io::Result::ok).find(|line| line.contains("\"started\""));
+        let started_ms = began.elapsed().as_secs_f64() * 1000.0;
+        let line = started.context("no43 run did not tell of a start")?;
+        std::thread::sleep(REST);
+        let event: Value = serde_json::from_str(&line)?;
+        let qemu = event.get("pid").and_then(Value::as_u64).with_context(|| format!("no pid in {line}"))?;
+        let note = self.dir.join("state/m/keep/run.json");
+        let note: Value = serde_json::from_slice(&std::fs::read(note)?)?;
+        let supervisor = note.pointer("/supervisor/pid").and_then(Value::as_u64).context("no supervisor")?;
+        let argv = std::fs::read(format!("/proc/{qemu}/cmdline"))?;
+        let argv = argv.split(|byte| *byte == 0).filter(|word| !word.is_empty());
+        Ok(Run {
+            started_ms,
+            supervisor_mib: resident_mib(supervisor)?,
+            argv: argv.map(|word| String::from_utf8_lossy(word).into_owned()).collect(),
+        })
+    }
+
+    /// The same arguments, until QEMU says over QMP that the guest's CPUs run; then it is killed.
+    fn by_hand(&self, argv: &[String]) -> Result<f64> {
+        let (program, arguments) = argv.split_first().context("no program")?;
+        std::fs::create_dir_all(self.dir.join("state/m/keep"))?;
+        let by_stdio = |word: &String| word.replace("socket,id=qmp,fd=0,server=on,wait=off", "stdio,id=qmp");
+        let began = Instant::now();
+        let mut command = Command::new(program);
+        command.args(arguments.iter().map(by_stdio));
+        let mut qemu = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
+        let asked = qemu.stdin.as_mut().context("no input")?.write_all(ASK);
+        let lines = BufReader::new(qemu.stdout.take().context("no output to read")?).lines();
+        let runs = lines.map_while(std::io::Result::ok).any(|line| line.contains("\"running\": true"));
+        let time = began.elapsed().as_secs_f64() * 1000.0;
+        qemu.kill()?;
+        qemu.wait()?;
+        asked?;
+        ensure!(runs, "QEMU by hand ended before its guest ran");
+        Ok(time)
+    }
+}
+
+fn resident_mib(pid: u64) -> Result<f64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: f64 = line.trim().trim_end_matches(" kB").trim().parse()?;
+    Ok(kib / 1024.0)
+}

@@ -4,7 +4,6 @@
 //! journal entries are on disk before the first write. Each write runs in a child with a limit: a driver that hangs in
 //! unbind never comes back, so its card goes into quarantine and nothing is tried a second time.
 
-use std::fmt;
 use std::fs::{self, File, Permissions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
@@ -15,13 +14,18 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 
 use crate::health::ailment;
-use crate::holders::{self, Holder, group_node};
+use crate::holders::{self, group_node};
 use crate::process::ProcessRef;
 use crate::raw::{in_child, tell};
-use crate::reset::ResetTry;
 use crate::roots::link_name;
-use crate::state::{JournalEntry, NodeOwner, QuarantineEntry, StateDir, StateError};
+use crate::state::{JournalEntry, NodeOwner, StateDir};
 use crate::{Card, CardState, Inventory, PciAddress, Roots, clock, names};
+
+mod back;
+mod error;
+
+pub use back::{FunctionBack, GivenBack};
+pub use error::BindError;
 
 pub(crate) const VFIO: &str = "vfio-pci";
 
@@ -40,103 +44,6 @@ impl Default for Limits {
     }
 }
 
-/// Why a card could not be bound or given back. Goes through sudo as JSON, so it holds only text and numbers.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "kebab-case")]
-pub enum BindError {
-    /// Somebody has its device nodes open. Nothing was written.
-    #[error("{card} is in use by {}: close that first; nothing was changed", holders::sentence(holders))]
-    InUse {
-        /// Which card.
-        card: String,
-        /// By whom.
-        holders: Vec<Holder>,
-    },
-    /// The kernel lacks vfio-pci.
-    #[error("the driver vfio-pci is not there: {why}; try: sudo modprobe vfio-pci")]
-    NoVfio {
-        /// What modprobe said.
-        why: String,
-    },
-    /// A write was refused.
-    #[error("failed to write '{text}' to {}: {why}", path.display())]
-    Write {
-        /// The file in sysfs.
-        path: PathBuf,
-        /// What was written.
-        text: String,
-        /// What the kernel said.
-        why: String,
-    },
-    /// A write did not come back.
-    #[error(
-        "writing '{text}' to {} did not return within {limit_s} s, process {pid} hangs in the kernel: {card} is in quarantine until the host is rebooted",
-        path.display()
-    )]
-    Hung {
-        /// Which card.
-        card: String,
-        /// The file in sysfs.
-        path: PathBuf,
-        /// What was written.
-        text: String,
-        /// The limit in seconds.
-        limit_s: u64,
-        /// The child that hangs.
-        pid: u32,
-    },
-    /// It was taken, and does not answer.
-    #[error("{card} is of no use and in quarantine now: {why}")]
-    Dead {
-        /// Which card.
-        card: String,
-        /// What was seen.
-        why: String,
-    },
-    /// All writes went well, and still another driver has the function.
-    #[error("{address} was offered to vfio-pci and is with {} now: {hint}", now.as_deref().unwrap_or("no driver"))]
-    NotTaken {
-        /// The function.
-        address: PciAddress,
-        /// Its driver now.
-        now: Option<String>,
-        /// What is likely.
-        hint: String,
-    },
-    /// The group's node did not appear or cannot be opened.
-    #[error("{} cannot be used by this user: {why}", path.display())]
-    Node {
-        /// The node.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
-    /// The request is not allowed.
-    #[error("refused: {why}")]
-    Refused {
-        /// Why.
-        why: String,
-    },
-    /// Root could not be reached.
-    #[error("this needs root: {why}")]
-    Privilege {
-        /// Why not, and what to do.
-        why: String,
-    },
-    /// The journal could not be written, so nothing else was.
-    #[error("{why}")]
-    State {
-        /// What failed.
-        why: String,
-    },
-}
-
-impl From<StateError> for BindError {
-    fn from(error: StateError) -> Self {
-        BindError::State { why: error.to_string() }
-    }
-}
-
 /// The device node by which QEMU reaches a function.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VfioNode {
@@ -146,57 +53,6 @@ pub struct VfioNode {
     pub group: u32,
     /// `/dev/vfio/<group>`
     pub path: PathBuf,
-}
-
-/// One function after its card was given back.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct FunctionBack {
-    /// The function.
-    pub address: PciAddress,
-    /// The driver that it was taken from.
-    pub driver_before: Option<String>,
-    /// The driver that has it now.
-    pub driver_now: Option<String>,
-}
-
-/// What became of the cards of a lease.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[must_use]
-pub struct GivenBack {
-    /// Every function that had been taken.
-    pub functions: Vec<FunctionBack>,
-    /// Why the card is in quarantine now; `None` when all is well.
-    pub quarantined: Option<String>,
-    /// How the card was reset between its tenants.
-    #[serde(default)]
-    pub resets: Vec<ResetTry>,
-}
-
-impl fmt::Display for GivenBack {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = |driver: &Option<String>| driver.clone().unwrap_or_else(|| "no driver".into());
-        for (n, back) in self.functions.iter().enumerate() {
-            let comma = if n == 0 { "" } else { ", " };
-            write!(f, "{comma}{} {}", back.address.short(), name(&back.driver_now))?;
-            if back.driver_now != back.driver_before {
-                write!(f, " (had {})", name(&back.driver_before))?;
-            }
-        }
-        for tried in &self.resets {
-            write!(f, "; {tried}")?;
-        }
-        match &self.quarantined {
-            Some(why) => write!(f, "; in quarantine: {why}"),
-            None => Ok(()),
-        }
-    }
-}
-
-impl GivenBack {
-    /// Every function has the driver that it had before, and the card is healthy.
-    pub fn is_complete(&self) -> bool {
-        self.quarantined.is_none() && self.functions.iter().all(|f| f.driver_before == f.driver_now)
-    }
 }
 
 /// What is to be taken, and for whom.
@@ -248,61 +104,6 @@ impl Place<'_> {
             }
             nodes => nodes,
         }
-    }
-
-    /// Gives functions back to the drivers that the journal names.
-    pub(crate) fn release(&self, functions: &[PciAddress], uid: u32) -> Result<GivenBack, BindError> {
-        let _lock = self.state.lock_host()?;
-        let mut entries = self.state.journal(self.roots);
-        entries.retain(|entry| functions.contains(&entry.address));
-        // the owner's own user, root, and anybody once the owner is dead: the next run cleans up
-        let stranger = entries.iter().find(|e| uid != 0 && uid != e.uid && e.owner.is_alive(self.roots));
-        if let Some(entry) = stranger {
-            return Err(BindError::Refused {
-                why: format!("{} is lent to '{}' of user {}", entry.address, entry.holder, entry.uid),
-            });
-        }
-        let nodes: Vec<PathBuf> = entries.iter().flat_map(|entry| self.nodes(entry)).collect();
-        let mut holders = holders::of_nodes(&nodes, self.roots);
-        let machines = entries.iter().filter_map(|entry| entry.machine).filter(|m| m.is_alive(self.roots));
-        holders.extend(machines.map(|machine| Holder {
-            pid: machine.pid,
-            name: machine.name(self.roots).unwrap_or_else(|| "the machine".into()),
-            node: nodes.first().cloned().unwrap_or_default(),
-        }));
-        if !holders.is_empty() {
-            return Err(BindError::InUse { card: self.title(&entries), holders });
-        }
-        let title = self.title(&entries);
-        let ours: Vec<PciAddress> = entries.iter().map(|entry| entry.address).collect();
-        match self.reset(&ours, &title).and_then(|resets| self.put_back(&entries, resets)) {
-            Err(error @ BindError::Hung { .. }) => {
-                self.give_up(&entries, &error.to_string())?;
-                Err(error)
-            }
-            done => done,
-        }
-    }
-
-    /// A reserved card stays with vfio-pci and needs no root: it is only reset and looked at.
-    pub(crate) fn tidy(&self, functions: &[PciAddress], name: &str) -> Result<GivenBack, BindError> {
-        let inventory = self.inventory()?;
-        let holders = holders::of_functions(&inventory, functions, self.roots);
-        if !holders.is_empty() {
-            return Err(BindError::InUse { card: name.into(), holders });
-        }
-        let resets = self.reset(functions, name)?;
-        let reason = functions.iter().find_map(|f| ailment(f, self.roots, self.limits.write));
-        if let Some(reason) = &reason {
-            self.quarantine(name, functions, reason)?;
-        }
-        let vfio = || Some(VFIO.to_string());
-        let back = |address: &PciAddress| FunctionBack {
-            address: *address,
-            driver_before: vfio(),
-            driver_now: self.driver(address),
-        };
-        Ok(GivenBack { functions: functions.iter().map(back).collect(), quarantined: reason, resets })
     }
 
     /// A function that says nothing after vfio-pci took it is of no use to anybody.
@@ -452,122 +253,6 @@ impl Place<'_> {
         let owner = NodeOwner { uid: job.uid, gid: job.gid, mode: 0o600 };
         set_owner(&path, owner).map_err(|e| wrong(format!("its owner cannot be set: {e}")))?;
         Ok(VfioNode { address: entry.address, group, path })
-    }
-
-    /// Undoes what `entries` say, as far as it was done. Also right after half a bind.
-    ///
-    /// A card that answers nothing is not offered to its driver, which might hang with it.
-    fn put_back(&self, entries: &[JournalEntry], resets: Vec<ResetTry>) -> Result<GivenBack, BindError> {
-        if entries.is_empty() {
-            return Ok(GivenBack::default());
-        }
-        let title = self.title(entries);
-        let dead = entries.iter().find_map(|e| ailment(&e.address, self.roots, self.limits.write));
-        if let Some(reason) = dead {
-            self.give_up(entries, &reason)?;
-            return Ok(GivenBack {
-                functions: self.functions_back(entries),
-                quarantined: Some(reason),
-                resets,
-            });
-        }
-        let undone = entries
-            .iter()
-            .try_for_each(|entry| self.let_go(entry, &title))
-            .and_then(|()| entries.iter().try_for_each(|entry| self.reprobe(entry, &title)));
-        if let Err(error) = undone {
-            self.give_up(entries, &error.to_string())?;
-            return Err(error);
-        }
-        let reason = entries.iter().find_map(|entry| self.not_as_before(entry));
-        match &reason {
-            Some(reason) => self.give_up(entries, reason)?,
-            None => entries.iter().try_for_each(|entry| self.state.remove_journal(&entry.address))?,
-        }
-        Ok(GivenBack { functions: self.functions_back(entries), quarantined: reason, resets })
-    }
-
-    fn functions_back(&self, entries: &[JournalEntry]) -> Vec<FunctionBack> {
-        let back = |entry: &JournalEntry| FunctionBack {
-            address: entry.address,
-            driver_before: entry.driver_before.clone(),
-            driver_now: self.driver(&entry.address),
-        };
-        entries.iter().map(back).collect()
-    }
-
-    /// Clears the override and takes the function from vfio-pci, if that had it only because of us.
-    fn let_go(&self, entry: &JournalEntry, title: &str) -> Result<(), BindError> {
-        let device = self.roots.device(&entry.address);
-        if !device.exists() {
-            return Ok(());
-        }
-        if entry.driver_before.as_deref() == Some(VFIO) {
-            if let (Some(owner), Some(group)) = (entry.node_before, entry.group) {
-                // the node may be gone with its card; then nobody can use it either
-                let _ = set_owner(&group_node(group, self.roots), owner);
-            }
-            return Ok(());
-        }
-        let before = entry.override_before.as_deref().unwrap_or("\n");
-        self.write(&device.join("driver_override"), before, title)?;
-        if self.driver(&entry.address).as_deref() == Some(VFIO) {
-            self.write(&device.join("driver/unbind"), &entry.address.to_string(), title)?;
-            self.wait_for_driver(&entry.address, None);
-        }
-        Ok(())
-    }
-
-    fn reprobe(&self, entry: &JournalEntry, title: &str) -> Result<(), BindError> {
-        let wanted = entry.driver_before.as_deref();
-        let there = self.roots.device(&entry.address).exists();
-        if !there || wanted.is_none() || self.driver(&entry.address).as_deref() == wanted {
-            return Ok(());
-        }
-        let probe = self.roots.sys.join("bus/pci/drivers_probe");
-        match self.write(&probe, &entry.address.to_string(), title) {
-            // a driver that refuses shows below as "did not come back", with the better words
-            Ok(()) | Err(BindError::Write { .. }) => {
-                self.wait_for_driver(&entry.address, wanted);
-                Ok(())
-            }
-            Err(hung) => Err(hung),
-        }
-    }
-
-    /// What is wrong with a function that was given back.
-    fn not_as_before(&self, entry: &JournalEntry) -> Option<String> {
-        let address = entry.address.short();
-        let now = self.driver(&entry.address);
-        (now != entry.driver_before).then(|| {
-            let name =
-                |driver: Option<&str>| driver.map_or("no driver".to_string(), |d| format!("driver {d}"));
-            format!(
-                "{address} had {} and came back with {}: dmesg says why",
-                name(entry.driver_before.as_deref()),
-                name(now.as_deref())
-            )
-        })
-    }
-
-    /// Quarantine instead of a second try.
-    fn give_up(&self, entries: &[JournalEntry], reason: &str) -> Result<(), BindError> {
-        let functions: Vec<PciAddress> = entries.iter().map(|entry| entry.address).collect();
-        self.quarantine(&self.title(entries), &functions, reason)?;
-        entries.iter().try_for_each(|entry| self.state.remove_journal(&entry.address))?;
-        Ok(())
-    }
-
-    fn quarantine(&self, name: &str, functions: &[PciAddress], reason: &str) -> Result<(), BindError> {
-        let (functions, boot_id) = (functions.to_vec(), self.roots.boot_id());
-        let entry = QuarantineEntry {
-            name: name.into(),
-            functions,
-            reason: reason.into(),
-            since: clock::now(),
-            boot_id,
-        };
-        Ok(self.state.put_in_quarantine(&entry)?)
     }
 
     fn title(&self, entries: &[JournalEntry]) -> String {

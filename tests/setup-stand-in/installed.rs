@@ -13,7 +13,8 @@ use crate::disk;
 use crate::machine::{self, FAT, Options, show};
 
 const STATE: &str = "/c/Windows/Setup/State.txt";
-/// The state folder of a plan that has begun.
+/// The state folder of a plan in whose middle the guest restarts. It is written right before the restart: whoever hears that a plan
+/// is finished may switch the machine off at once, and what is left here would tell the next layer that its own plan is.
 const BEGUN: &str = "/c/Windows/Setup/Begun.txt";
 
 /// Where the installation stands; kept on C: across restarts.
@@ -117,7 +118,7 @@ fn first_logon(later: &Later, options: &Options) -> ! {
     if options.is("update") {
         restart_in_the_middle(&plan);
     }
-    if !carry_out("/c/ProgramData/no43", Some(&plan)) {
+    if !carry_out("/c/ProgramData/no43", Some(&plan), false) {
         machine::stand_still();
     }
     let _ = State::Complete.write();
@@ -138,7 +139,7 @@ fn restart_in_the_middle(plan: &Path) -> ! {
         give_up("the plan cannot be changed");
     }
     std::thread::spawn(|| {
-        carry_out("/c/ProgramData/no43", Some(Path::new(own)));
+        carry_out("/c/ProgramData/no43", Some(Path::new(own)), false);
         // told by the program itself: nothing restarts any more
         machine::stand_still()
     });
@@ -154,8 +155,9 @@ fn restart_in_the_middle(plan: &Path) -> ! {
     machine::end(true)
 }
 
-/// The real guest program's Linux build, with a plan or with the one that was begun; restarts when it is due.
-fn carry_out(state: &str, plan: Option<&Path>) -> bool {
+/// The real guest program's Linux build, with a plan or with the one that was begun; restarts when it is due, and with `goes_on`
+/// the next start of a finished system goes on.
+fn carry_out(state: &str, plan: Option<&Path>, goes_on: bool) -> bool {
     let mut program = Command::new("/bin/no43-guest");
     program.args(["setup", "--stand-in", "--no-restart", "--drive-c", "/c", "--state", state]);
     if let Some(plan) = plan {
@@ -164,7 +166,12 @@ fn carry_out(state: &str, plan: Option<&Path>) -> bool {
     match program.env("PATH", "/bin:/sbin").status().ok().and_then(|status| status.code()) {
         Some(0) => true,
         // The program's own code for a restart that is due.
-        Some(3) => machine::end(true),
+        Some(3) => {
+            if goes_on {
+                let _ = fs::write(BEGUN, state);
+            }
+            machine::end(true)
+        }
         _ => false,
     }
 }
@@ -180,19 +187,17 @@ pub(crate) fn command_line(words: &[String]) -> ExitCode {
     };
     let state = format!("/c/{}", state.replace('\\', "/"));
     let Some(plan) = find_plan() else { return ExitCode::FAILURE };
-    let _ = fs::write(BEGUN, &state);
-    let done = carry_out(&state, Some(&plan));
-    let _ = fs::remove_file(BEGUN);
+    let done = carry_out(&state, Some(&plan), true);
     if done { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Goes on with a plan in whose middle the guest restarted.
 fn go_on_with_plan() {
     let Ok(state) = fs::read_to_string(BEGUN) else { return };
+    let _ = fs::remove_file(BEGUN);
     // the disk must be where it was
     let _ = find_plan();
-    let _ = carry_out(&state, None);
-    let _ = fs::remove_file(BEGUN);
+    let _ = carry_out(&state, None, true);
 }
 
 /// The set-up disk, by the file on it, as the command line of the first logon does it.

@@ -35,7 +35,7 @@ pub const NAMES: &[Name] = &[
     fact("recipe.present-as", "the recipe shows the card as", "no43 recipe show --resolved"),
     fact("recipe.functions", "functions that the recipe leaves out", "no43 recipe show --resolved"),
     fact("recipe.driver-version", "driver that the recipe asks for", "no43 recipe show --resolved"),
-    fact("recipe.updates-drivers", "updates.drivers", "no43 recipe show --resolved"),
+    fact("recipe.updates-driver", "updates.driver", "no43 recipe show --resolved"),
     fact("machine.firmware", "firmware of the machine", "no43 plan"),
     fact("machine.type", "machine type", "no43 plan"),
     fact("machine.accelerator", "accelerator", "no43 doctor"),

@@ -33,10 +33,10 @@ pub(super) const ROWS: &[Row] = &[
         id: "windows-update-driver",
         when: &[is("guest.code", &["43"]), is("run.failed", &["driver", "version"])],
         cause: "Windows Update put its own driver over the one that was installed",
-        fix: "updates.drivers = false, then no43 build: the image gets its driver before Windows Update can",
+        fix: "updates.driver = \"ours\", then no43 build; for a guest that is kept: no43 driver lock NAME once the right driver is back",
         speaks_for: &[
             is("guest.driver-source", &["windows-update"]).weighs(7),
-            is("recipe.updates-drivers", &["true"]).weighs(1),
+            is("recipe.updates-driver", &["windows"]).weighs(1),
         ],
         speaks_against: &[is("guest.driver-source", &["package"]).weighs(9)],
         usual: 0,

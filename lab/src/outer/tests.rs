@@ -32,7 +32,7 @@ fn the_three_card_lab_as_qemu_gets_it() {
     -machine pc-q35-7.2,vmport=off,dump-guest-core=off
     -accel tcg,thread=multi
     -cpu max
-    -smp 2,sockets=1,cores=2,threads=1
+    -smp 1,sockets=1,cores=1,threads=1
     -m 3000M
     -rtc base=utc
     -no-reboot

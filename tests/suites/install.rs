@@ -397,6 +397,27 @@ fn together(scene: &Scene, system: &Path) -> Result<()> {
     for name in ["vars.fd", "tpm/tpm2-00.permall", "disk.qcow2"] {
         full_file(&scene.work().join("kept/system").join(name))?;
     }
+    brought_back(scene, system)
+}
+
+/// A backup becomes an instance again, beside the first one: with its variables and TPM, and it starts from them.
+fn brought_back(scene: &Scene, system: &Path) -> Result<()> {
+    no43(scene, &["instance", "import", "kept", "--name", "again"])?.ok()?.must_say(&["new identity"])?;
+    let again = system.join("../../again/system");
+    let parts = ["vars.fd", "tpm/tpm2-00.permall"];
+    for name in parts {
+        ensure!(fs::read(again.join(name))? == fs::read(system.join(name))?, "{name} is not the backup's");
+    }
+    let run = no43(scene, &["run", "--detach", "again"])?.env("STAND_IN_KEY", PRODUCT_KEY);
+    let seen = run.ok()?.must_say(&["ready"])?;
+    // it was given its secrets before it was backed up, but for the key, which a stand-in never takes
+    ensure!(!seen.all().contains("has its password"), "it was given a password once more");
+    no43(scene, &["stop", "again", "--limit", "3 min"])?.ok()?;
+    let name = parts[1];
+    ensure!(
+        fs::read(again.join(name))? != fs::read(system.join(name))?,
+        "its TPM did not run on the backup's state"
+    );
     Ok(())
 }
 
@@ -474,6 +495,8 @@ fn drive_c(scene: &Scene, disk: &Path, tool: &[&str], path: &str) -> Result<Stri
         .args(["-i", &place, &format!("::{path}")])
         .output()?;
     fs::remove_file(&raw)?;
+    let why = String::from_utf8_lossy(&said.stderr);
+    ensure!(said.status.success(), "{} of C:\\{path} failed: {}", tool[0], why.trim());
     Ok(String::from_utf8_lossy(&said.stdout).into_owned())
 }
 

@@ -275,6 +275,7 @@ fn carry_out(
     let mut limit = FIRST_EVENT_LIMIT;
     let mut last = Instant::now();
     let patience = context.options.patience.max(1.0);
+    let mut ours = false;
     loop {
         let seen = match events.recv_timeout(LOOK_AGAIN) {
             Ok(Seen::Guest(event)) => event,
@@ -301,6 +302,13 @@ fn carry_out(
                 continue;
             }
         };
+        // a plan of an earlier layer that goes on after all tells of itself, and its end is not this one's
+        if let What::Started { plan, .. } = &seen.what {
+            ours = *plan == setup.setup.id;
+        }
+        if !ours {
+            continue;
+        }
         last = Instant::now();
         match seen.what {
             What::Begun { action, name } => {

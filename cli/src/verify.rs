@@ -4,12 +4,15 @@ use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use no43_builder::plan::Plan;
 use no43_harness::evidence::{Event, Record, Sink};
 use no43_harness::exit_codes;
+use no43_harness::instance::Instances;
 use no43_harness::report::terminal::{Live, Style};
-use no43_harness::verify::{self, Control, VerifyOptions};
+use no43_harness::verdict::Verdict;
+use no43_harness::verify::{self, Control, InUse, VerifyOptions};
 
-use crate::context::{Context, Done, Failure, print_text};
+use crate::context::{Context, Done, Failure, OrExit as _, print_text};
 use crate::prepare::{RecipeArgs, prepare};
 use crate::signals::stop_token;
 use no43_harness::words::duration;
@@ -21,6 +24,9 @@ use no43_harness::words::duration;
 pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
+    /// RECIPE is the name of a machine that runs: it is asked as it is, and goes on running
+    #[arg(long, conflicts_with_all = ["control", "no_build"])]
+    running: bool,
     /// A recipe that must fail, run after the main one: a check that cannot fail proves nothing
     #[arg(long, value_name = "RECIPE", requires = "control_fails_in")]
     pub(crate) control: Option<PathBuf>,
@@ -44,6 +50,9 @@ pub(crate) struct Args {
 impl Args {
     /// The recipes that this command will want images of.
     pub(crate) fn recipes(&self) -> Vec<RecipeArgs> {
+        if self.running {
+            return Vec::new();
+        }
         let control =
             self.control.iter().map(|path| RecipeArgs { recipe: path.clone(), ..self.recipe.clone() });
         std::iter::once(self.recipe.clone()).chain(control).collect()
@@ -54,9 +63,15 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
     let broken = |error: &dyn std::fmt::Display| Failure::new(exit_codes::HOST_SETUP, error);
     let stop = stop_token().map_err(|error| broken(&error))?;
     let mut options = VerifyOptions::here().map_err(|error| broken(&format!("{error:#}")))?;
-    crate::running::tend(&crate::running::runs()?)?;
     options.choice.only = args.check.clone();
     options.choice.skip = args.skip.iter().map(|name| (name.clone(), "--skip".to_owned())).collect();
+    if args.running {
+        let machine = in_use(&args.recipe)?;
+        known(&options, &machine.plan)?;
+        options.runs = args.runs.unwrap_or(options.runs);
+        return heard(context, |sink| verify::verify_in_use(&machine, &options, &stop, sink));
+    }
+    crate::running::tend(&crate::running::runs()?)?;
     let mut ready = Vec::new();
     for recipe in args.recipes() {
         let prepared = prepare(&recipe, context)?;
@@ -85,15 +100,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
         options.runs = runs;
     }
     if let Some((plan, _)) = ready.first() {
-        let own: Vec<String> = plan.checks.own.iter().map(|check| check.name.clone()).collect();
-        if let Some(name) = options.choice.unknown(&own).first() {
-            let names = no43_harness::checks::names().into_iter().map(str::to_owned).chain(own);
-            let names = names.collect::<Vec<_>>().join(", ");
-            return Err(Failure::new(
-                exit_codes::USAGE,
-                format!("no check is called '{name}'; there are: {names}"),
-            ));
-        }
+        known(&options, plan)?;
     }
     let mut ready = ready.into_iter();
     let (plan, image) = ready.next().ok_or_else(|| broken(&"there is no recipe"))?;
@@ -103,9 +110,42 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
         fails_in,
     });
 
+    heard(context, |sink| verify::verify(&plan, &image, &options, &stop, sink))
+}
+
+/// The machine of that name, as it was started.
+fn in_use(named: &RecipeArgs) -> Result<InUse, Failure> {
+    let runs = crate::running::runs()?;
+    let name = named.recipe.to_string_lossy();
+    if !named.sets.is_empty() {
+        let what =
+            format!("--set changes nothing in a machine that runs: '{name}' is checked as it was started");
+        return Err(Failure::new(exit_codes::USAGE, what));
+    }
+    let row = crate::running::running(&runs, &name)?;
+    let instance = Instances::at(&row.note.instances).find(&name).or_exit(exit_codes::INSTANCE)?;
+    Ok(InUse {
+        plan: instance.plan().or_exit(exit_codes::INSTANCE)?,
+        agent: runs.dirs(&name).agent_socket(),
+        lease: row.note.lease,
+        name: name.into_owned(),
+    })
+}
+
+/// Whether there are checks of the names that were given.
+fn known(options: &VerifyOptions, plan: &Plan) -> Result<(), Failure> {
+    let own: Vec<String> = plan.checks.own.iter().map(|check| check.name.clone()).collect();
+    let Some(name) = options.choice.unknown(&own).into_iter().next() else { return Ok(()) };
+    let names = no43_harness::checks::names().into_iter().map(str::to_owned).chain(own);
+    let names = names.collect::<Vec<_>>().join(", ");
+    Err(Failure::new(exit_codes::USAGE, format!("no check is called '{name}'; there are: {names}")))
+}
+
+/// Runs it with somebody who hears, and prints what is asked for.
+fn heard(context: &Context, verify: impl FnOnce(&mut dyn Sink) -> Verdict) -> Done {
     let verdict = if context.json {
         let mut folder = Folder(None);
-        let verdict = verify::verify(&plan, &image, &options, &stop, &mut folder);
+        let verdict = verify(&mut folder);
         if let Some(text) =
             folder.0.and_then(|folder| std::fs::read_to_string(folder.join("report.json")).ok())
         {
@@ -114,8 +154,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
         verdict
     } else {
         let style = Style { colour: context.colour_stdout(), phases: false };
-        let mut both = Both { results: Live::new(stdout(), style), phase: None };
-        verify::verify(&plan, &image, &options, &stop, &mut both)
+        verify(&mut Both { results: Live::new(stdout(), style), phase: None })
     };
     Ok(exit_codes::of(&verdict))
 }

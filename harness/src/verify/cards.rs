@@ -4,12 +4,13 @@ use super::VerifyOptions;
 use super::run::Failure;
 use super::spec::Borrowed;
 use crate::checks::Returned;
-use crate::evidence::{CardFacts, Event, Fact, Recorder};
+use crate::diagnosis::{self, Facts};
+use crate::evidence::{CardFacts, CheckResult, Event, Fact, Recorder};
 use crate::verdict::FailureKind;
 use crate::words;
 use no43_builder::plan::{CardWish, Plan};
 use no43_host::lease::{LeaseError, exists};
-use no43_host::{BindError, CardRequest, Inventory, Lease, PciAddress, lease, memlock, recovery};
+use no43_host::{BindError, Card, CardRequest, Inventory, Lease, PciAddress, lease, memlock, recovery};
 use no43_machine::{MachineSpec, RunDirs, RunRecord};
 
 /// The cards of a run, and what the host looked like before.
@@ -87,14 +88,7 @@ fn lease_all(plan: &Plan, options: &VerifyOptions, recorder: &mut Recorder<'_>) 
     let holder = format!("{} {}", plan.name, recorder.run().id());
     let lease =
         lease(&inventory, &requests, &holder, &options.state, &options.roots).map_err(|e| refused(&e))?;
-    // the cards stand in the order of the requests, so each wish has its own
-    let wishes =
-        plan.cards.iter().flat_map(|wish| std::iter::repeat_n(wish, wish.request.count.max(1) as usize));
-    let mut borrowed = Vec::new();
-    for (card, wish) in lease.cards().iter().zip(wishes) {
-        let one = Borrowed::new(card.clone(), &wish.functions, wish.present_as.as_deref());
-        borrowed.push(one.map_err(|e| Failure::new("lease", FailureKind::Harness, format!("{e:#}")))?);
-    }
+    let borrowed = as_wished(plan, lease.cards())?;
     let before = lease
         .functions()
         .into_iter()
@@ -104,6 +98,23 @@ fn lease_all(plan: &Plan, options: &VerifyOptions, recorder: &mut Recorder<'_>) 
         recorder.event(Event::Card { card: card_facts(one, &inventory) });
     }
     Ok(Held { lease, borrowed, before, bound: false })
+}
+
+/// Leased cards as the plan shows them. They stand in the order of the requests, so each wish has its own.
+pub(super) fn as_wished(plan: &Plan, cards: &[Card]) -> Result<Vec<Borrowed>, Failure> {
+    let wishes =
+        plan.cards.iter().flat_map(|wish| std::iter::repeat_n(wish, wish.request.count.max(1) as usize));
+    let wished = cards.iter().zip(wishes).map(|(card, wish)| {
+        Borrowed::new(card.clone(), &wish.functions, wish.present_as.as_deref())
+            .map_err(|e| Failure::new("lease", FailureKind::Harness, format!("{e:#}")))
+    });
+    wished.collect()
+}
+
+/// What a failed check tells the table of causes.
+pub(super) fn fact_of(failed: &CheckResult, facts: &mut Facts) {
+    facts.add("run.round", diagnosis::round_word(failed.round));
+    failed.guest_lines.iter().for_each(|line| diagnosis::add_line(facts, line));
 }
 
 pub(crate) fn request(wish: &CardWish) -> Result<CardRequest, Failure> {
@@ -133,7 +144,7 @@ fn refused(error: &LeaseError) -> Failure {
     Failure::new("lease", kind, error.to_string())
 }
 
-fn card_facts(borrowed: &Borrowed, inventory: &Inventory) -> CardFacts {
+pub(super) fn card_facts(borrowed: &Borrowed, inventory: &Inventory) -> CardFacts {
     let card = &borrowed.card;
     let mut facts = Vec::new();
     for (address, role) in &borrowed.functions {

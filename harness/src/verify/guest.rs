@@ -34,7 +34,6 @@ impl<'a> LiveGuest<'a> {
     }
 
     /// A guest that somebody else runs, or a scripted one.
-    #[cfg(test)]
     pub(crate) fn of_agent(agent: Agent, limit: Duration) -> Self {
         Self { agent, machine: None, limit, boot_id: None, program: None }
     }

@@ -7,9 +7,12 @@ pub(crate) mod cards;
 mod disk;
 mod eye;
 mod guest;
+mod in_use;
 pub(crate) mod run;
 pub(crate) mod spec;
 pub(crate) mod witness;
+
+pub use in_use::{InUse, verify_in_use};
 
 use crate::checks::{Capability, Choice};
 use crate::evidence::{CheckResult, Event, Fact, Recorder, Round, RunDir, Section, Sink};
@@ -104,13 +107,23 @@ pub fn verify(
     stop: &Stop,
     sink: &mut dyn Sink,
 ) -> Verdict {
-    let run = match RunDir::create(&options.runs, &plan.name) {
+    kept(&plan.name, options, sink, |recorder| in_folder(plan, image, options, stop, recorder))
+}
+
+/// Makes a run's folder, fills it, and writes the reports.
+fn kept(
+    name: &str,
+    options: &VerifyOptions,
+    sink: &mut dyn Sink,
+    ask: impl FnOnce(&mut Recorder<'_>) -> Verdict,
+) -> Verdict {
+    let run = match RunDir::create(&options.runs, name) {
         Ok(run) => run,
         Err(error) => return Verdict::failed(FailureKind::HostSetup, format!("{error:#}")),
     };
     let folder = run.path().to_owned();
     let mut recorder = Recorder::new(run, sink);
-    let answer = in_folder(plan, image, options, stop, &mut recorder);
+    let answer = ask(&mut recorder);
     own_facts(options, &mut recorder);
     let written = recorder.finish(&answer).and_then(|_| report::write(&folder).map(drop));
     match written {

@@ -48,7 +48,7 @@ impl Failure {
         Self { place: place.into(), kind, cause: words::clean(&cause.into()) }
     }
 
-    fn interrupted(place: &str) -> Self {
+    pub(super) fn interrupted(place: &str) -> Self {
         Self::new(
             place,
             FailureKind::Interrupted,
@@ -88,7 +88,7 @@ impl Ended {
         }
     }
 
-    fn fail(&mut self, failure: Failure) {
+    pub(super) fn fail(&mut self, failure: Failure) {
         // what comes after the first failure is mostly its consequence
         if self.failure.is_none() {
             self.failure = Some(failure);
@@ -273,11 +273,7 @@ impl Run<'_, '_> {
         accel: Accel,
         scratch: &Scratch,
     ) -> Result<(), Failure> {
-        let limits = match (accel, self.eye().is_some()) {
-            (Accel::Tcg, true) => Limits::SLOWEST,
-            (Accel::Tcg, false) | (Accel::Kvm, true) => Limits::SLOW,
-            (Accel::Kvm, false) => Limits::QUICK,
-        };
+        let limits = limits(accel, self.eye().is_some());
         let mut machine = self.start(held, spec, scratch)?;
         let mut asked = self.first_round(&machine, subjects, spec, limits, scratch);
         for step in self.plan.checks.lifecycle.clone() {
@@ -585,17 +581,11 @@ impl Run<'_, '_> {
             facts.merge(&witness.facts());
         }
         facts.add("run.failed", &failure.place);
-        for result in self.ended.results.iter().filter(|r| r.failed()) {
-            facts.add("run.round", diagnosis::round_word(result.round));
-            result.guest_lines.iter().for_each(|line| diagnosis::add_line(&mut facts, line));
-        }
+        self.ended.results.iter().filter(|r| r.failed()).for_each(|r| cards::fact_of(r, &mut facts));
         tail(&scratch.serial, 40).iter().for_each(|line| facts.add("serial.says", line));
         self.qemu_words.iter().for_each(|line| facts.add("qemu.says", line));
         self.marks.iter().for_each(|mark| facts.mark(*mark));
-        self.recorder.event(Event::Observed { facts: facts.clone() });
-        for cause in diagnosis::diagnose(&facts) {
-            self.recorder.event(Event::Diagnosis { cause });
-        }
+        tell_causes(self.recorder, &facts);
     }
 
     fn give_back(&mut self, held: Held) {
@@ -610,8 +600,25 @@ impl Run<'_, '_> {
     }
 }
 
+/// How long checks wait, by what runs the guest; in a lab all is emulated once more.
+pub(super) fn limits(accel: Accel, in_lab: bool) -> Limits {
+    match (accel, in_lab) {
+        (Accel::Tcg, true) => Limits::SLOWEST,
+        (Accel::Tcg, false) | (Accel::Kvm, true) => Limits::SLOW,
+        (Accel::Kvm, false) => Limits::QUICK,
+    }
+}
+
+/// Writes down what is known of a failure, and the causes that it speaks for.
+pub(super) fn tell_causes(recorder: &mut Recorder<'_>, facts: &Facts) {
+    recorder.event(Event::Observed { facts: facts.clone() });
+    for cause in diagnosis::diagnose(facts) {
+        recorder.event(Event::Diagnosis { cause });
+    }
+}
+
 /// What the command line asks for, and what the recipe leaves out.
-fn choice(plan: &Plan, options: &VerifyOptions) -> Choice {
+pub(super) fn choice(plan: &Plan, options: &VerifyOptions) -> Choice {
     let recipe = plan.checks.skip.iter().map(|(name, why)| (name.clone(), why.clone()));
     Choice {
         only: options.choice.only.clone(),
@@ -620,7 +627,7 @@ fn choice(plan: &Plan, options: &VerifyOptions) -> Choice {
 }
 
 /// What recipe and plan say, as far as causes depend on it.
-fn planned_facts(plan: &Plan, cards: &[Borrowed]) -> Facts {
+pub(super) fn planned_facts(plan: &Plan, cards: &[Borrowed]) -> Facts {
     let mut facts = Facts::default();
     let firmware = match plan.machine.firmware {
         PlannedFirmware::Bios => "bios",
@@ -642,7 +649,7 @@ fn planned_facts(plan: &Plan, cards: &[Borrowed]) -> Facts {
 }
 
 /// "driver: no driver has 0000:01:00.0 (10de:2484); guest: nouveau: unknown chipset".
-fn sentence(result: &CheckResult) -> String {
+pub(super) fn sentence(result: &CheckResult) -> String {
     let said = result.guest_lines.first().map(|line| format!("; the guest says: {line}")).unwrap_or_default();
     format!("{}: {}{said}", result.full_name(), result.seen)
 }

@@ -236,6 +236,14 @@ END
         ip neigh show dev br0 | grep -q "10.43.0.2 lladdr $mac" || { ip neigh; fail "the guest is not a neighbour"; }
         no43 ip play > ip.log; has ip.log 10.43.0.2
 
+        # it is checked as it runs, and goes on running
+        no43 verify --running nobody > who.log 2>&1 && fail "a machine that is not there was checked"
+        has who.log "running: play"
+        no43 verify --running play --runs /home/lab/runs > asked.log 2>&1 || { cat asked.log; fail "verify --running"; }
+        for check in present driver audio connector quiet; do grep -q "✔ $check" asked.log || { cat asked.log; fail "no $check"; }; done
+        has asked.log "it paints over what the guest shows"
+        inside 'cat /sys/class/net/eth0/address'; has inside.log "$mac"
+
         # a keyboard comes and goes
         chmod a+rw /dev/bus/usb/*/*
         no43 usb ls > usb.log; has usb.log "QEMU USB Keyboard"

@@ -25,7 +25,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     pub(crate) recipe: RecipeArgs,
     /// RECIPE is the name of a machine that runs: it is asked as it is, and goes on running
-    #[arg(long, conflicts_with_all = ["control", "no_build"])]
+    #[arg(long, conflicts_with_all = ["control", "no_build", "cycles"])]
     running: bool,
     /// A recipe that must fail, run after the main one: a check that cannot fail proves nothing
     #[arg(long, value_name = "RECIPE", requires = "control_fails_in")]
@@ -39,6 +39,9 @@ pub(crate) struct Args {
     /// Not these checks; the report says that they were left out
     #[arg(long, value_name = "CHECK", value_delimiter = ',')]
     skip: Vec<String>,
+    /// Switch the machine off and on so often after everything else: faults of a card's reset show only then
+    #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1000))]
+    cycles: u32,
     /// Where the folders of runs are [default: $NO43_RUNS, else ./runs]
     #[arg(long, value_name = "DIR")]
     runs: Option<PathBuf>,
@@ -65,6 +68,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
     let mut options = VerifyOptions::here().map_err(|error| broken(&format!("{error:#}")))?;
     options.choice.only = args.check.clone();
     options.choice.skip = args.skip.iter().map(|name| (name.clone(), "--skip".to_owned())).collect();
+    options.cycles = args.cycles;
     if args.running {
         let machine = in_use(&args.recipe)?;
         known(&options, &machine.plan)?;

@@ -169,7 +169,7 @@ pub(crate) fn round_word(round: crate::evidence::Round) -> &'static str {
     match round {
         Round::First => "first",
         Round::AfterReboot => "after-reboot",
-        Round::AfterColdStart => "after-cold-start",
+        Round::AfterColdStart | Round::Cycle(_) => "after-cold-start",
         Round::AfterRun => "after-run",
     }
 }

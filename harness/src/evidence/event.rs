@@ -4,6 +4,7 @@
 
 use crate::verdict::Verdict;
 use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
 
 /// The version that every line carries as `v`.
 pub const EVENT_VERSION: u32 = 1;
@@ -199,6 +200,8 @@ pub enum Round {
     AfterReboot,
     /// After the machine was switched off and started again.
     AfterColdStart,
+    /// After so many power cycles, which nothing but that was done between.
+    Cycle(u32),
     /// After the machine is gone.
     AfterRun,
 }
@@ -206,15 +209,16 @@ pub enum Round {
 impl Round {
     /// True for a round that repeats the first one.
     pub fn is_again(self) -> bool {
-        matches!(self, Self::AfterReboot | Self::AfterColdStart)
+        matches!(self, Self::AfterReboot | Self::AfterColdStart | Self::Cycle(_))
     }
 
     /// As it follows a check's name: "" or " again after reboot".
-    pub fn suffix(self) -> &'static str {
+    pub fn suffix(self) -> Cow<'static, str> {
         match self {
-            Self::First | Self::AfterRun => "",
-            Self::AfterReboot => " again after reboot",
-            Self::AfterColdStart => " again after cold start",
+            Self::First | Self::AfterRun => "".into(),
+            Self::AfterReboot => " again after reboot".into(),
+            Self::AfterColdStart => " again after cold start".into(),
+            Self::Cycle(number) => format!(" again after power cycle {number}").into(),
         }
     }
 }

@@ -60,7 +60,7 @@ struct View<'a> {
 #[derive(Serialize)]
 struct CheckView<'a> {
     /// Stands above the first check of a repeated round.
-    heading: &'static str,
+    heading: String,
     name: &'a str,
     mark: &'static str,
     tone: &'static str,
@@ -102,7 +102,7 @@ impl<'a> View<'a> {
     fn of(section: &'a SectionModel, total_ms: u64, pictures: &mut Pictures<'_>) -> Self {
         let mut round = Round::First;
         let checks = section.checks.iter().map(|check| {
-            let heading = if check.round == round { "" } else { heading(check.round) };
+            let heading = if check.round == round { String::new() } else { heading(check.round) };
             round = check.round;
             check_view(section, check, heading, pictures)
         });
@@ -132,19 +132,20 @@ impl<'a> View<'a> {
     }
 }
 
-fn heading(round: Round) -> &'static str {
+fn heading(round: Round) -> String {
     match round {
-        Round::First => "",
-        Round::AfterReboot => "After a reboot of the guest",
-        Round::AfterColdStart => "After a cold start",
-        Round::AfterRun => "After the run",
+        Round::First => String::new(),
+        Round::AfterReboot => "After a reboot of the guest".into(),
+        Round::AfterColdStart => "After a cold start".into(),
+        Round::Cycle(number) => format!("After power cycle {number}"),
+        Round::AfterRun => "After the run".into(),
     }
 }
 
 fn check_view<'a>(
     section: &'a SectionModel,
     result: &'a CheckResult,
-    heading: &'static str,
+    heading: String,
     pictures: &mut Pictures<'_>,
 ) -> CheckView<'a> {
     use crate::evidence::Outcome;

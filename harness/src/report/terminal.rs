@@ -2,7 +2,7 @@
 
 use crate::diagnosis::Finding;
 use crate::evidence::read::Run;
-use crate::evidence::{CardFacts, CheckResult, Event, Outcome, Record, Section, Sink};
+use crate::evidence::{CardFacts, CheckResult, Event, Outcome, Record, Round, Section, Sink};
 use crate::verdict::Verdict;
 use crate::words;
 use std::io::{IsTerminal, Write};
@@ -45,7 +45,7 @@ pub struct Live<W: Write> {
     style: Style,
     /// Passed checks of a repeated round, told in one line.
     again: Vec<String>,
-    again_after: &'static str,
+    again_after: String,
     causes: usize,
     /// A check has told why the run fails.
     told: bool,
@@ -67,7 +67,7 @@ impl<W: Write> Live<W> {
             out,
             style,
             again: Vec::new(),
-            again_after: "",
+            again_after: String::new(),
             causes: 0,
             told: false,
             work: (false, false),
@@ -90,7 +90,7 @@ impl<W: Write> Live<W> {
             return; // its checks are red on purpose; its one line comes at its end
         }
         if result.round.is_again() && result.passed() {
-            let after = result.round.suffix().trim_start_matches(" again ");
+            let after = result.round.suffix().trim_start_matches(" again ").to_owned();
             if after != self.again_after {
                 self.flush_again();
                 self.again_after = after;
@@ -98,6 +98,10 @@ impl<W: Write> Live<W> {
             if !self.again.contains(&result.check) {
                 self.again.push(result.check.clone());
             }
+            return;
+        }
+        // what the first round had no answer to has none in fifty cycles either
+        if matches!((result.round, &result.answer), (Round::Cycle(_), Outcome::Skipped { .. })) {
             return;
         }
         self.flush_again();
@@ -179,7 +183,9 @@ impl<W: Write> Live<W> {
         };
         let headline = super::model::headline(answer, self.work == (true, false));
         let headline = self.style.paint(colour, &headline);
-        if !answer.reason().is_empty() && !self.told {
+        // that a check failed was told; that it had held before was not
+        let told = self.told && !matches!(answer, Verdict::Unstable { .. });
+        if !answer.reason().is_empty() && !told {
             let mark = if matches!(answer, Verdict::Failed { .. }) { ("✘", RED) } else { ("–", YELLOW) };
             self.row(mark, "run", answer.reason());
         }

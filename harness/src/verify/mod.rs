@@ -53,6 +53,8 @@ pub struct VerifyOptions {
     pub control: Option<Control>,
     /// Which checks are asked.
     pub choice: Choice,
+    /// How often the machine is switched off and on after everything else, with the same checks each time.
+    pub cycles: u32,
 }
 
 /// A run that must fail in one check, with all before it green.
@@ -86,6 +88,7 @@ impl VerifyOptions {
             lab_share: lab_share.unwrap_or_else(|| "/no43/share".into()),
             control: None,
             choice: Choice::default(),
+            cycles: 0,
         })
     }
 }
@@ -172,7 +175,9 @@ fn in_folder(
     }
     let Some(control) = &options.control else { return answer };
     recorder.set_section(Section::Control);
-    let ended = run::section(&control.plan, &control.image, options, stop, recorder);
+    // it fails at its first start
+    let once = VerifyOptions { cycles: 0, ..options.clone() };
+    let ended = run::section(&control.plan, &control.image, &once, stop, recorder);
     let (as_it_must, line) = judge_control(&ended, &control.fails_in);
     recorder.event(Event::ControlEnded {
         fails_in: control.fails_in.clone(),

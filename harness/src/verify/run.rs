@@ -64,11 +64,18 @@ pub(super) struct Ended {
     pub(super) results: Vec<CheckResult>,
     /// The first thing that went wrong.
     pub(super) failure: Option<Failure>,
+    /// It went wrong in a power cycle, after it had been right: when, and how often it had been.
+    pub(super) unstable: Option<String>,
 }
 
 impl Ended {
     /// Passed needs at least one check about a card that was asked: a run that proved nothing has not passed.
     pub(super) fn verdict(&self) -> Verdict {
+        if let (Some(failure), Some(when)) = (&self.failure, &self.unstable)
+            && failure.kind == FailureKind::Guest
+        {
+            return Verdict::Unstable { reason: format!("{when}: {}", failure.cause) };
+        }
         if let Some(failure) = &self.failure {
             return Verdict::failed(failure.kind, failure.cause.clone());
         }
@@ -275,7 +282,7 @@ impl Run<'_, '_> {
     ) -> Result<(), Failure> {
         let limits = limits(accel, self.eye().is_some());
         let mut machine = self.start(held, spec, scratch)?;
-        let mut asked = self.first_round(&machine, subjects, spec, limits, scratch);
+        let mut asked = self.again(&machine, subjects, spec, limits, scratch, Round::First);
         for step in self.plan.checks.lifecycle.clone() {
             if asked.is_err() || self.ended.failure.is_some() || self.stop.is_set() {
                 break;
@@ -283,13 +290,22 @@ impl Run<'_, '_> {
             asked = match step {
                 Lifecycle::Reboot => self.reboot(&machine, subjects, spec, limits, scratch),
                 Lifecycle::ColdStart => {
-                    self.shut_down(&machine, scratch);
-                    machine = self.start(held, spec, scratch)?;
-                    self.ready(&machine, spec, scratch).and_then(|()| {
-                        self.round(&machine, subjects, limits, Round::AfterColdStart).map(drop)
-                    })
+                    machine = self.power_cycle(machine, held, spec, scratch)?;
+                    self.again(&machine, subjects, spec, limits, scratch, Round::AfterColdStart)
                 }
             };
+        }
+        for cycle in 1..=self.options.cycles {
+            if asked.is_err() || self.ended.failure.is_some() || self.stop.is_set() {
+                break;
+            }
+            machine = self.power_cycle(machine, held, spec, scratch)?;
+            asked = self.again(&machine, subjects, spec, limits, scratch, Round::Cycle(cycle));
+            if asked.is_err() && !self.stop.is_set() {
+                let cycles = self.options.cycles;
+                self.ended.unstable =
+                    Some(format!("right {cycle} times, then not after power cycle {cycle} of {cycles}"));
+            }
         }
         if let Err(failure) = &asked {
             self.ended.fail(failure.clone());
@@ -297,6 +313,33 @@ impl Run<'_, '_> {
         self.last_look(&machine, spec);
         self.shut_down(&machine, scratch);
         asked
+    }
+
+    /// Switches off and on, with the same disk.
+    fn power_cycle(
+        &mut self,
+        machine: Machine,
+        held: &mut Held,
+        spec: &MachineSpec,
+        scratch: &Scratch,
+    ) -> Result<Machine, Failure> {
+        self.shut_down(&machine, scratch);
+        drop(machine);
+        self.start(held, spec, scratch)
+    }
+
+    /// The same checks once more.
+    fn again(
+        &mut self,
+        machine: &Machine,
+        subjects: &[Subject],
+        spec: &MachineSpec,
+        limits: Limits,
+        scratch: &Scratch,
+        round: Round,
+    ) -> Result<(), Failure> {
+        self.ready(machine, spec, scratch)?;
+        self.round(machine, subjects, limits, round).map(drop)
     }
 
     fn start(&mut self, held: &mut Held, spec: &MachineSpec, scratch: &Scratch) -> Result<Machine, Failure> {
@@ -409,18 +452,6 @@ impl Run<'_, '_> {
         self.recorder.frame("screen", "the guest's emulated screen", &picture)
     }
 
-    fn first_round(
-        &mut self,
-        machine: &Machine,
-        subjects: &[Subject],
-        spec: &MachineSpec,
-        limits: Limits,
-        scratch: &Scratch,
-    ) -> Result<(), Failure> {
-        self.ready(machine, spec, scratch)?;
-        self.round(machine, subjects, limits, Round::First).map(drop)
-    }
-
     fn round(
         &mut self,
         machine: &Machine,
@@ -499,8 +530,7 @@ impl Run<'_, '_> {
         });
         self.recorder.end(phase, reset.as_ref().err().map(String::as_str));
         reset.map_err(|cause| Failure::new("reboot", FailureKind::Guest, cause))?;
-        self.ready(machine, spec, scratch)?;
-        self.round(machine, subjects, limits, Round::AfterReboot).map(drop)
+        self.again(machine, subjects, spec, limits, scratch, Round::AfterReboot)
     }
 
     fn wait_reset(

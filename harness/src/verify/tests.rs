@@ -191,7 +191,7 @@ fn skipped() -> Outcome {
 #[test]
 fn a_control_counts_only_if_everything_before_its_check_is_green() {
     let ended = |results: Vec<CheckResult>, failure: Option<Failure>| {
-        judge_control(&Ended { results, failure }, "driver")
+        judge_control(&Ended { results, failure, unstable: None }, "driver")
     };
     let good = |name| result(name, Outcome::Passed);
     let bad = |name| result(name, Outcome::Failed);
@@ -219,13 +219,30 @@ fn a_control_counts_only_if_everything_before_its_check_is_green() {
 
 #[test]
 fn a_run_that_proved_nothing_has_not_passed() {
-    let verdict = |results: Vec<CheckResult>| Ended { results, failure: None }.verdict().headline();
+    let verdict = |results: Vec<CheckResult>| Ended { results, ..Ended::default() }.verdict().headline();
     assert_eq!(
         verdict(vec![result("agent", Outcome::Passed), result("given back", Outcome::Passed)]),
         "SKIPPED"
     );
     assert_eq!(verdict(vec![result("agent", Outcome::Passed), result("picture", skipped())]), "SKIPPED");
     assert_eq!(verdict(vec![result("driver", Outcome::Passed), result("picture", skipped())]), "PASSED");
+}
+
+#[test]
+fn what_was_right_and_then_was_not_is_unstable_unless_the_host_is_to_blame() {
+    let unstable = Some("right 3 times, then not after power cycle 3 of 50".to_owned());
+    let ended = |kind| Ended {
+        failure: Some(Failure::new("driver", kind, "driver: no driver has 01:00.0")),
+        unstable: unstable.clone(),
+        ..Ended::default()
+    };
+    let verdict = ended(FailureKind::Guest).verdict();
+    assert_eq!(verdict.headline(), "UNSTABLE");
+    assert_eq!(
+        verdict.reason(),
+        "right 3 times, then not after power cycle 3 of 50: driver: no driver has 01:00.0"
+    );
+    assert_eq!(ended(FailureKind::Host).verdict().headline(), "FAILED (host)");
 }
 
 /// Options for a host that has no card at all, with everything in a folder of the test.
@@ -243,6 +260,7 @@ fn options(dir: &Path) -> VerifyOptions {
         lab_share: dir.join("share"),
         control: None,
         choice: Choice::default(),
+        cycles: 0,
     }
 }
 

@@ -24,6 +24,7 @@ static CASES: &[Case] = &[
     Case::new("a-card-that-cannot-work-fails-in-driver-and-nowhere-before", proof::negative_control)
         .needs(LAB),
     Case::new("debian-with-systemd-is-proved", proof::debian).needs(LAB),
+    Case::new("a-fault-that-comes-with-the-third-start-is-unstable", proof::cycles).needs(SOAK),
     Case::new("a-guest-that-boots-by-uefi-is-proved", proof::uefi).needs(&["no43", "lab", "uefi", "soak"]),
     Case::new("two-restores-have-the-same-files-other-ids-and-the-right-time", proof::restored_twice)
         .needs(LAB),

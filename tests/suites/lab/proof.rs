@@ -55,6 +55,28 @@ pub(crate) fn one_card(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+/// A guest that breaks at its third start, as a card does that its host cannot reset.
+pub(crate) fn cycles(scene: &Scene) -> Result<()> {
+    let recipe = r#"
+extends = "lab-guest.toml"
+
+[checks]
+lifecycle = []
+picture   = false
+
+[[check]]
+name = "third-time"
+run  = ["/bin/sh", "-c", "echo start >> /root/starts; [ $(grep -c . /root/starts) -lt 3 ]"]
+"#;
+    scene.shipped_recipes()?;
+    scene.write("recipes/lab-cycles.toml", recipe)?;
+    let seen = verify(scene, "lab-cycles.toml", &["--cycles", "3"])?.done()?.must_exit(code::UNSTABLE)?;
+    seen.must_say(&["UNSTABLE", "right 2 times, then not after power cycle 2 of 3", "third-time"])?;
+    let checks = checks(&report(scene)?)?;
+    ensure!(checks.iter().filter(|c| c.0 == "driver" && c.1).count() == 3, "{checks:?}");
+    Ok(())
+}
+
 pub(crate) fn negative_control(scene: &Scene) -> Result<()> {
     let seen = verify(scene, "lab-control.toml", &[])?.done()?.must_exit(code::FAILED_GUEST)?;
     seen.must_say(&["FAILED", "unknown chipset"])?;

@@ -38,7 +38,7 @@ static TABLE: [Capability; 15] = [
     row("swtpm", || met(runs("swtpm", "--version"), "no virtual TPM here (package swtpm)")),
     row("logind-mock", || {
         met(
-            runs("python3", "-cimport dbusmock") && runs("dbus-daemon", "--version"),
+            runs(crate::logind::PYTHON, "-cimport dbusmock") && runs("dbus-daemon", "--version"),
             "no mock of logind here (packages python3-dbusmock, dbus-daemon and dbus-bin)",
         )
     }),

@@ -6,6 +6,9 @@ use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// The distribution's own, which has the module of its package; a `python3` that comes first in PATH may lack it.
+pub(crate) const PYTHON: &str = "/usr/bin/python3";
+
 /// Python starts within this, on a busy machine too.
 const UP_LIMIT: Duration = Duration::from_secs(60);
 
@@ -32,7 +35,7 @@ impl MockLogind {
         let mut address = String::new();
         BufReader::new(bus.stdout.take().context("it has an output")?).read_line(&mut address)?;
         let address = address.trim().to_owned();
-        let mock = Command::new("python3")
+        let mock = Command::new(PYTHON)
             .args(["-m", "dbusmock", "--system", "--template", "logind"])
             .env("DBUS_SYSTEM_BUS_ADDRESS", &address)
             .stdin(Stdio::null())
@@ -77,7 +80,7 @@ impl MockLogind {
         let script = "import dbus,sys; bus=dbus.bus.BusConnection(sys.argv[1]); \
              o=bus.get_object('org.freedesktop.login1','/org/freedesktop/login1'); \
              o.EmitSignal('org.freedesktop.login1.Manager','PrepareForShutdown','b',[True],dbus_interface='org.freedesktop.DBus.Mock')";
-        let status = Command::new("python3").args(["-c", script, &self.address]).status()?;
+        let status = Command::new(PYTHON).args(["-c", script, &self.address]).status()?;
         ensure!(status.success(), "PrepareForShutdown could not be sent");
         Ok(())
     }

@@ -275,7 +275,7 @@ fn carry_out(
     let mut limit = FIRST_EVENT_LIMIT;
     let mut last = Instant::now();
     let patience = context.options.patience.max(1.0);
-    let mut ours = false;
+    let mut foreign = false;
     loop {
         let seen = match events.recv_timeout(LOOK_AGAIN) {
             Ok(Seen::Guest(event)) => event,
@@ -304,9 +304,9 @@ fn carry_out(
         };
         // a plan of an earlier layer that goes on after all tells of itself, and its end is not this one's
         if let What::Started { plan, .. } = &seen.what {
-            ours = *plan == setup.setup.id;
+            foreign = *plan != setup.setup.id;
         }
-        if !ours {
+        if foreign {
             continue;
         }
         last = Instant::now();

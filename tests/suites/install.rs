@@ -13,7 +13,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::OnceLock;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
     let code = no43_tests::suite::main(CASES, Order::Serial, Images::Own);
@@ -361,6 +361,12 @@ fn used(scene: &Scene, image: &Path) -> Result<()> {
     let (supervisor, _) = supervisor.context("no supervisor")?;
     let supervisor = rustix::process::Pid::from_raw(supervisor).context("a pid is not 0")?;
     rustix::process::kill_process(supervisor, rustix::process::Signal::KILL)?;
+    // a kill takes effect when the kernel next looks at the process
+    let end = Instant::now() + Duration::from_secs(10);
+    while !no43(scene, &["ps"])?.ok()?.stdout.contains("alone") {
+        ensure!(Instant::now() < end, "the supervisor lives on after kill -9");
+        std::thread::sleep(Duration::from_millis(50));
+    }
     no43(scene, &["release"])?.ok()?.must_say(&["taken over"])?;
     ensure!(pids() == before, "QEMU or its TPM went with their supervisor: {:?}, before {before:?}", pids());
     no43(scene, &["stop", "stand-in", "--limit", "3 min"])?.ok()?;

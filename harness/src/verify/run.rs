@@ -665,7 +665,7 @@ pub(super) fn planned_facts(plan: &Plan, cards: &[Borrowed]) -> Facts {
         PlannedFirmware::UefiSecure => "uefi-secure",
     };
     facts.add("machine.firmware", firmware);
-    facts.add("machine.hypervisor-hidden", "no");
+    facts.add("machine.hypervisor-hidden", if plan.machine.hidden { "yes" } else { "no" });
     facts.add("machine.slot", "root port");
     facts.maybe("recipe.driver-version", plan.checks.driver_version.as_deref());
     for card in cards {

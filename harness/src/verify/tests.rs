@@ -1,6 +1,6 @@
 //! Whole runs as far as they need no card: what a plan becomes, refusals, and a real machine whose guest never answers.
 
-use super::run::{Ended, Failure};
+use super::run::{Ended, Failure, planned_facts};
 use super::spec::{Borrowed, Scratch, machine_spec, subjects};
 use super::*;
 use crate::evidence::read::{Run, State};
@@ -243,6 +243,14 @@ fn what_was_right_and_then_was_not_is_unstable_unless_the_host_is_to_blame() {
         "right 3 times, then not after power cycle 3 of 50: driver: no driver has 01:00.0"
     );
     assert_eq!(ended(FailureKind::Host).verdict().headline(), "FAILED (host)");
+}
+
+#[test]
+fn a_hidden_hypervisor_is_a_fact_for_the_causes() {
+    let mut plan = plan(Vec::new());
+    assert_eq!(planned_facts(&plan, &[]).get("machine.hypervisor-hidden"), ["no"]);
+    plan.machine.hidden = true;
+    assert_eq!(planned_facts(&plan, &[]).get("machine.hypervisor-hidden"), ["yes"]);
 }
 
 /// Options for a host that has no card at all, with everything in a folder of the test.

@@ -138,11 +138,8 @@ fn in_use(named: &RecipeArgs) -> Result<InUse, Failure> {
 
 /// Whether there are checks of the names that were given.
 fn known(options: &VerifyOptions, plan: &Plan) -> Result<(), Failure> {
-    let own: Vec<String> = plan.checks.own.iter().map(|check| check.name.clone()).collect();
-    let Some(name) = options.choice.unknown(&own).into_iter().next() else { return Ok(()) };
-    let names = no43_harness::checks::names().into_iter().map(str::to_owned).chain(own);
-    let names = names.collect::<Vec<_>>().join(", ");
-    Err(Failure::new(exit_codes::USAGE, format!("no check is called '{name}'; there are: {names}")))
+    let mistake = options.choice.mistake(&plan.checks);
+    mistake.map_or(Ok(()), |mistake| Err(Failure::new(exit_codes::USAGE, mistake)))
 }
 
 /// Runs it with somebody who hears, and prints what is asked for.

@@ -281,11 +281,13 @@ pub struct Choice {
 }
 
 impl Choice {
-    /// The names in it that no check has; `own` are the checks of the recipe itself.
-    pub fn unknown(&self, own: &[String]) -> Vec<String> {
-        let known = names();
-        let all = self.only.iter().chain(self.skip.iter().map(|(name, _)| name));
-        all.filter(|name| !known.contains(&name.as_str()) && !own.contains(name)).cloned().collect()
+    /// What is wrong with it: a name that no check has, neither one of ours nor one of the plan itself.
+    pub fn mistake(&self, plan: &ChecksPlan) -> Option<String> {
+        let own = plan.own.iter().map(|check| check.name.as_str());
+        let known: Vec<&str> = names().into_iter().chain(own).collect();
+        let mut all = self.only.iter().chain(self.skip.iter().map(|(name, _)| name));
+        let unknown = all.find(|name| !known.contains(&name.as_str()))?;
+        Some(format!("no check is called '{unknown}'; there are: {}", known.join(", ")))
     }
 
     fn wants(&self, name: &str) -> bool {

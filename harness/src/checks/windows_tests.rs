@@ -234,5 +234,8 @@ fn what_is_chosen_is_asked_and_what_is_left_out_says_why() {
     let (text, kind) = ask(&broken, works(), Complaints::default(), &skip);
     assert!(text.contains("– driver: left out: known to be odd") && text.contains("✔ version"), "{text}");
     assert_eq!(kind, None);
-    assert_eq!(Choice { only: vec!["moon".into()], skip: Vec::new() }.unknown(&[]), ["moon"]);
+    let plan = crate::verify::plan_for_tests(Vec::new()).checks;
+    let moon = Choice { only: vec!["moon".into()], skip: Vec::new() }.mistake(&plan).unwrap();
+    assert!(moon.starts_with("no check is called 'moon'; there are: agent, present"), "{moon}");
+    assert_eq!(only.mistake(&plan), None);
 }

@@ -156,13 +156,8 @@ fn in_folder(
             format!("no check is called '{}'; there are: {names}", control.fails_in),
         );
     }
-    let own: Vec<String> = plan.checks.own.iter().map(|check| check.name.clone()).collect();
-    if let Some(name) = options.choice.unknown(&own).first() {
-        let names: Vec<String> = crate::checks::names().into_iter().map(str::to_owned).chain(own).collect();
-        return Verdict::failed(
-            FailureKind::Harness,
-            format!("no check is called '{name}'; there are: {}", names.join(", ")),
-        );
+    if let Some(mistake) = options.choice.mistake(&plan.checks) {
+        return Verdict::failed(FailureKind::Harness, mistake);
     }
     image_facts(image, recorder);
     if plan.driver.test_signed {

@@ -43,8 +43,8 @@ fn seed() -> u32 {
     seed
 }
 
-/// A lab host whose kernel panics or hangs takes its agent along. With several guests in it that is a fault of QEMU's emulated
-/// SVM (`recipes/lab/three-cards.toml`), which says nothing about `no43`: the case is tried once more, and says so.
+/// A lab host whose kernel panics takes its agent along. With several guests in it that is a fault of QEMU's emulated SVM
+/// (`recipes/lab/three-cards.toml`), which says nothing about `no43`: the case is tried once more, and says so. One that hangs fails.
 fn script(scene: &Scene, profile: &'static str, seconds: u64, script: &str) -> Result<()> {
     let whole = format!("seed={}\n{KEPT}\n{script}", seed());
     let once = || {

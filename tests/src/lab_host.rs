@@ -55,6 +55,26 @@ ended() { [ -s verify.code ]; }
 audio() { echo "${1%.*}.1"; }
 "#;
 
+/// What stands still in a lab host whose script did not end: its words so far, the processes, and where the kernel holds ours.
+const STANDING: &str = r#"
+for f in /tmp/tmp.*/out /tmp/tmp.*/err; do [ -s "$f" ] && echo "-- $f" && tail -n 20 "$f"; done
+for f in /home/lab/*.log; do [ -s "$f" ] && echo "-- $f" && tail -n 3 "$f"; done
+ps axww -o pid,ppid,stat,etimes,wchan:24,args | grep -v '\]$' | cut -c 1-300
+for p in $(pgrep -x no43) $(pgrep -x qemu-system-x86); do
+    for t in /proc/$p/task/*; do echo "-- $p $(cat $t/comm)"; cat $t/syscall $t/stack; done
+done
+ls -lR /run/no43-lab /run/no43 | grep -v '^total'
+"#;
+
+/// What [`STANDING`] says; an agent that is gone as well says nothing.
+fn standing(agent: &Agent) -> String {
+    let limits = ExecLimits::within(Duration::from_secs(30));
+    match agent.exec(&["/bin/sh", "-c", STANDING], &limits) {
+        Ok(out) => out.stdout_text(),
+        Err(error) => format!("nobody inside can be asked: {error}"),
+    }
+}
+
 /// A lab that is up.
 #[derive(Debug)]
 pub struct LabHost<'s> {
@@ -119,7 +139,8 @@ impl<'s> LabHost<'s> {
         // A connection for each script: QEMU serves one at a time, and `no43 lab down` wants it too.
         let agent = Agent::on_socket(&self.agent_socket);
         let out = agent.exec_saved(&argv, &limits, OUTPUT_LIMIT).with_context(|| {
-            format!("failed to run a script in the lab, whose console {}", self.last_words())
+            let (console, inside) = (self.last_words(), standing(&agent));
+            format!("failed to run a script in the lab, whose console {console}\n{inside}")
         })?;
         drop(agent);
         let seen = Seen {

@@ -91,16 +91,16 @@ fn connection(stream: &UnixStream, shared: &Shared) {
 }
 
 fn pass_on(ask: Ask, shared: &Shared) -> Answer {
-    if !shared.serves.load(Ordering::SeqCst) {
-        return match ask {
-            Ask::Stop { .. } => {
-                shared.give_up.store(true, Ordering::SeqCst);
-                Answer::Ok
-            }
-            _ => Answer::No("the machine is still starting".into()),
-        };
-    }
     let (sender, receiver) = sync_channel(1);
+    if !shared.serves.load(Ordering::SeqCst) {
+        if !matches!(ask, Ask::Stop { .. }) {
+            return Answer::No("the machine is still starting".into());
+        }
+        shared.give_up.store(true, Ordering::SeqCst);
+        // a start that is past its last look at that finds the request when it begins to watch
+        let _ = shared.wake.send(Wake::Ask(ask, sender));
+        return Answer::Ok;
+    }
     if shared.wake.send(Wake::Ask(ask, sender)).is_err() {
         return Answer::No("the machine has ended".into());
     }
@@ -120,5 +120,29 @@ fn stream_events(mut stream: &UnixStream, shared: &Shared, past: bool) {
         if stream.write_all(line.as_bytes()).is_err() {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn a_stop_while_a_machine_starts_is_heard_by_the_start_and_by_whoever_watches_afterwards() {
+        let dir = tempfile::tempdir().unwrap();
+        let (wake, woken) = channel();
+        let shared = Shared {
+            hub: Hub::new(&dir.path().join("events.jsonl")),
+            wake,
+            give_up: AtomicBool::new(false),
+            serves: AtomicBool::new(false),
+        };
+        let shot = Ask::Shot { path: dir.path().join("shot.png") };
+        assert!(matches!(pass_on(shot, &shared), Answer::No(_)));
+        assert!(woken.try_recv().is_err());
+        assert!(matches!(pass_on(Ask::Stop { limit_s: 0, force: true }, &shared), Answer::Ok));
+        assert!(shared.give_up.load(Ordering::SeqCst));
+        assert!(matches!(woken.try_recv(), Ok(Wake::Ask(Ask::Stop { force: true, .. }, _))));
     }
 }

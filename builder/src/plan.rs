@@ -8,6 +8,7 @@ mod gather;
 mod make;
 mod show;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -64,6 +65,9 @@ pub struct DriverPlan {
     pub keep: bool,
     /// Ids of every card that the recipe may lease, as far as they are known, such as `10de:2484`.
     pub cards: Vec<String>,
+    /// What the package's INFs say of them: `matches`, `other build`, `needs subsystem` or `not listed`.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub listed: BTreeMap<String, String>,
 }
 
 /// What runs inside the machine.
@@ -477,7 +481,7 @@ pub struct ChecksPlan {
     pub driver_version: Option<String>,
     /// Checks that are left out, each with its reason.
     #[serde(default)]
-    pub skip: std::collections::BTreeMap<String, String>,
+    pub skip: BTreeMap<String, String>,
     /// Checks of the recipe's own.
     #[serde(default)]
     pub own: Vec<OwnCheck>,

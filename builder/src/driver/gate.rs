@@ -3,6 +3,8 @@
 //! It works both ways: too old for a VM, too new for this Windows or this chip. A card that cannot be named before it is leased
 //! is told as a note and never refused.
 
+use std::collections::BTreeMap;
+
 use no43_host::{PciId, device_name, lease};
 
 use super::chips::{self, FIRST_FOR_VMS, NVIDIA};
@@ -32,10 +34,23 @@ pub(crate) struct Decided {
     pub(crate) hidden: bool,
     /// Ids of every card that the recipe may lease, as far as they are known.
     pub(crate) cards: Vec<PciId>,
+    /// What the package's INFs say of each of them: `matches`, `other build`, `needs subsystem`, `not listed`.
+    pub(crate) listed: BTreeMap<String, String>,
     /// Of the package, or as the recipe wants it.
     pub(crate) version: Option<Version>,
     /// Sentences for a person.
     pub(crate) notes: Vec<String>,
+}
+
+/// A package's answer in the words of the causes; none where it lists no devices at all.
+fn listed(package: &Package, card: CardIds, build: Option<u32>) -> Option<&'static str> {
+    match package.drives(card, build) {
+        Answer::Yes(_) => Some("matches"),
+        Answer::No(Reason::WindowsTooOld { .. }) => Some("other build"),
+        Answer::No(Reason::OnlyBoards { .. }) => Some("needs subsystem"),
+        Answer::No(_) => Some("not listed"),
+        Answer::Unlisted => None,
+    }
 }
 
 /// Lets a plan through, or says why not.
@@ -120,6 +135,10 @@ impl Gate<'_> {
                 self.note(text);
             }
             return;
+        }
+        let build = self.asked.build;
+        for (id, word) in ids.iter().filter_map(|ids| Some((ids.id, listed(package?, *ids, build)?))) {
+            self.decided.listed.insert(id.to_string(), word.to_owned());
         }
         let faults: Vec<Option<Problem>> = ids.iter().map(|card| self.fault(*card, package)).collect();
         let all = faults.iter().all(Option::is_some);

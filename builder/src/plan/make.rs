@@ -1,6 +1,5 @@
 //! Recipe, lock and facts in, plan out: a pure function.
 
-use no43_host::PciId;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -38,7 +37,7 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
     let driver = driver(resolved, lock, facts)?;
     let machine =
         MachinePlan { hidden: driver.hidden, ..machine(&recipe.machine, facts.host.as_ref(), &mut notes) };
-    notes.extend(driver.notes);
+    notes.extend(driver.notes.iter().cloned());
     let base = match crate::windows::plan::base_layer(resolved, lock, facts)? {
         Some(windows) => windows,
         None => debian_layer(recipe, lock, facts, &mut notes)?,
@@ -81,7 +80,7 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
         display: recipe.display.clone(),
         network: recipe.network.clone(),
         devices: recipe.devices.clone(),
-        driver: driver_plan(recipe, &driver.version, &driver.cards),
+        driver: driver_plan(recipe, &driver),
         notes,
     })
 }
@@ -162,13 +161,14 @@ fn linux_driver(
     })))
 }
 
-fn driver_plan(recipe: &Recipe, version: &Option<Version>, cards: &[PciId]) -> DriverPlan {
+fn driver_plan(recipe: &Recipe, decided: &Decided) -> DriverPlan {
     let windows = recipe.guest.windows.as_ref();
     DriverPlan {
-        version: version.as_ref().map(ToString::to_string),
+        version: decided.version.as_ref().map(ToString::to_string),
         test_signed: recipe.driver.test_signed,
         keep: windows.is_some_and(|windows| windows.updates.driver == DriverUpdates::Ours),
-        cards: cards.iter().map(ToString::to_string).collect(),
+        cards: decided.cards.iter().map(ToString::to_string).collect(),
+        listed: decided.listed.clone(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! 'driver' and 'connector': a driver of the guest has the video function, and shows a connector of it.
 
-use super::{Answer, Asking, Subject, look_until};
+use super::{Answer, Asking, Subject, forbidden, look_until};
 use crate::diagnosis::{Mark, is_windows};
 use no43_guest::protocol::{Report, Severity};
 
@@ -32,6 +32,7 @@ pub(super) fn ask_driver(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer 
             if card.video().shown_as != card.video().id {
                 answer.marks.push(Mark::PresentAs);
             }
+            answer.noticed = forbidden::look(asking, video);
             answer
         }
     }

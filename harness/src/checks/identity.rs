@@ -1,6 +1,6 @@
 //! 'version', 'audio' and 'link': the right driver version, a living audio function, a link as wide as on the host.
 
-use super::{Answer, Asking, Subject, known_report, look_until};
+use super::{Answer, Asking, Subject, forbidden, known_report, look_until};
 use crate::diagnosis::driver_version;
 
 pub(super) fn ask_version(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
@@ -56,8 +56,11 @@ pub(super) fn ask_audio(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
         Ok(Some(name)) => Answer::holds(expected, name),
         Ok(None) => {
             let lines = known_report(asking).map(|report| card.guest_lines(&report)).unwrap_or_default();
-            Answer::broken(expected, format!("no driver has {} ({})", audio.guest, audio.shown_as))
-                .with_guest_lines(lines)
+            let mut answer =
+                Answer::broken(expected, format!("no driver has {} ({})", audio.guest, audio.shown_as))
+                    .with_guest_lines(lines);
+            answer.noticed = forbidden::look(asking, &audio.guest);
+            answer
         }
         Err(error) => Answer::broken(expected, format!("{error:#}")),
     }

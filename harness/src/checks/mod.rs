@@ -4,6 +4,7 @@
 //! failed is skipped with that reason; the others are still asked, so that a report shows everything that is wrong at once.
 
 mod driver;
+mod forbidden;
 mod given_back;
 mod identity;
 mod own;
@@ -311,6 +312,8 @@ pub struct Answer {
     evidence: Vec<String>,
     marks: Vec<Mark>,
     metrics: Vec<Fact>,
+    /// What the check noticed beside its answer, for causes.
+    noticed: Facts,
 }
 
 impl Answer {
@@ -325,6 +328,7 @@ impl Answer {
             evidence: Vec::new(),
             marks: Vec::new(),
             metrics: Vec::new(),
+            noticed: Facts::default(),
         }
     }
 
@@ -399,7 +403,7 @@ pub fn run_round(plan: &ChecksPlan, cards: &[Subject], asking: &mut Asking<'_, '
     }
     own_checks(plan, cards, asking, &mut round);
     if let Some(report) = &asking.last {
-        round.facts = facts_of_report(report, cards);
+        round.facts.merge(&facts_of_report(report, cards));
     }
     round.boot_id = asking.guest.last_boot_id();
     round
@@ -457,6 +461,7 @@ fn step(
         (None, None) => ask(asking),
     };
     round.marks.extend(answer.marks.iter().copied());
+    round.facts.merge(&answer.noticed);
     let mut result = result_of(row.name, card, asking.round, answer.clone(), began.elapsed());
     result.layer = row.layer.word().into();
     if result.passed() {

@@ -14,7 +14,12 @@ pub(super) fn ask(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
         WorkWish::Only(kinds) => format!("{}, done by the card with the right answers", kinds.join(", ")),
     };
     match asking.guest.work(&card.video().guest, &only) {
-        Ok(report) => judge(card, &report, &asking.work, expected),
+        Ok(report) => {
+            let mut answer = judge(card, &report, &asking.work, expected);
+            let adapters = report.results.iter().filter_map(|result| result.adapter.as_ref());
+            adapters.for_each(|adapter| answer.noticed.add("guest.adapter", &adapter.name));
+            answer
+        }
         Err(error) if no_such_command(&error) => Answer::skipped(
             expected,
             "the guest program in this image does no work yet: no43 build makes a new image",

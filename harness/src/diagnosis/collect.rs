@@ -43,6 +43,7 @@ fn of_card(facts: &mut Facts, report: &Report, card: &Subject) {
         let unassigned = there.bars.iter().filter(|bar| bar.index < 6 && bar.assigned == Some(false));
         facts.all("guest.unassigned", unassigned.map(|bar| format!("{} BAR{}", there.address, bar.index)));
     }
+    facts.maybe("guest.card-kind", card_kind(report, card));
     if let Some(video) = report.function(&card.video().guest) {
         of_video(facts, video);
         let connected =
@@ -51,6 +52,48 @@ fn of_card(facts: &mut Facts, report: &Report, card: &Subject) {
             facts.all("guest.connectors", connected.map(|c| c.name.clone()));
         }
     }
+}
+
+/// `vgpu`, `mobile` or `desktop`, by what NVIDIA's interfaces say in the guest, else by the card's name on the host. Only of
+/// NVIDIA's cards: the names of others do not tell it.
+fn card_kind(report: &Report, card: &Subject) -> Option<&'static str> {
+    let video = card.video();
+    if !video.shown_as.to_string().starts_with(NVIDIA) {
+        return None;
+    }
+    let sources = [&report.nvml, &report.nvidia_smi].into_iter().flatten().flat_map(|facts| &facts.cards);
+    let told = sources.filter(|told| told.address.as_deref() == Some(video.guest.as_str()));
+    let (mut names, mut virtual_card) = (Vec::new(), false);
+    for told in told {
+        names.extend(told.name.clone());
+        virtual_card |= told.virtualization.as_deref() == Some("vgpu");
+    }
+    // a card that is shown as another one has that one's driver and not its name
+    if video.shown_as == video.id {
+        names.push(card.name.clone());
+    }
+    if virtual_card {
+        return Some("vgpu");
+    }
+    let name = names.into_iter().find(|name| !name.trim().is_empty())?;
+    let word = |word: &str| {
+        let number = word.trim_end_matches('M');
+        let short = number.len() + 1 == word.len() && number.bytes().all(|b| b.is_ascii_digit());
+        ["laptop", "mobile", "max-q"].contains(&word.to_ascii_lowercase().as_str())
+            || (short && !number.is_empty())
+    };
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric() && c != '-');
+    Some(if words.into_iter().any(word) { "mobile" } else { "desktop" })
+}
+
+/// What follows from facts of two sides together.
+pub(crate) fn concluded(facts: &Facts) -> Facts {
+    let mut facts = facts.clone();
+    let (is, wanted) = (facts.get("guest.driver-version"), facts.get("recipe.driver-version"));
+    if facts.get("guest.driver-source").is_empty() && !wanted.is_empty() && is == wanted {
+        facts.add("guest.driver-source", "package");
+    }
+    facts
 }
 
 fn of_node(facts: &mut Facts, node: &DevNode) {
@@ -65,6 +108,10 @@ fn of_video(facts: &mut Facts, video: &GuestFunction) {
     facts.maybe("guest.vendor", video.id.as_deref().and_then(|id| id.split(':').next()));
     facts.maybe("guest.subsystem", video.subsystem.as_deref());
     facts.maybe("guest.driver-version", driver_version(video));
+    // an INF that was matched names the id by which; without one, why not is known only of the recipe's own package
+    let matched = video.node.as_ref().and_then(|node| node.matching_id.as_ref());
+    let matched = matched.filter(|id| id.to_ascii_uppercase().contains("DEV_"));
+    facts.maybe("guest.inf-match", matched.map(|_| "matches"));
     facts.maybe("guest.msi", video.msi.map(|on| if on { "on" } else { "off" }));
     let width = video.link.as_ref().and_then(|link| link.width).filter(|width| *width > 0);
     facts.maybe("guest.link-width", width.map(|width| width.to_string()));

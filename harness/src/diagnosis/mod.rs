@@ -12,7 +12,9 @@ mod rows;
 mod rule;
 mod xid;
 
-pub(crate) use collect::{add_line, driver_version, event_words, is_windows, round_word, telling_host_lines};
+pub(crate) use collect::{
+    add_line, concluded, driver_version, event_words, is_windows, round_word, telling_host_lines,
+};
 pub use collect::{facts_of_report, facts_of_run};
 pub use facts::{Facts, NAMES, Name};
 pub use fixtures::{Rate, rate};

@@ -134,3 +134,143 @@ fn a_run_keeps_its_facts() {
     insta::assert_snapshot!(text, @r#"{"guest.code":["43"]}"#);
     assert_eq!(serde_json::from_str::<Facts>(&text).unwrap().get("guest.code"), ["43"]);
 }
+
+/// Facts that rows read and that no code of this version finds out, each with its reason.
+const NOBODY_LOOKS: &[(&str, &str)] = &[(
+    "host.rom",
+    "reading it needs root and switches the card's decoder on; kernel and QEMU say it themselves (host.says, qemu.says)",
+)];
+
+/// Names of facts that this crate's own sources add, tests left out.
+fn filled() -> BTreeSet<String> {
+    fn walk(dir: &std::path::Path, found: &mut BTreeSet<String>) {
+        for entry in std::fs::read_dir(dir).unwrap().map(Result::unwrap) {
+            let path = entry.path();
+            if path.is_dir() {
+                walk(&path, found);
+                continue;
+            }
+            let name = path.file_name().unwrap().to_string_lossy().into_owned();
+            if !name.ends_with(".rs") || name.contains("tests") || name == "facts.rs" {
+                continue;
+            }
+            let text = std::fs::read_to_string(&path).unwrap();
+            let text = text.split("#[cfg(test)]").next().unwrap();
+            for call in [".add(", ".maybe(", ".all("] {
+                let after = text.split(call).skip(1).filter_map(|rest| rest.trim_start().strip_prefix('"'));
+                found.extend(after.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+            }
+        }
+    }
+    let mut found = BTreeSet::new();
+    walk(&std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    found
+}
+
+#[test]
+fn what_rows_read_is_found_out_by_somebody() {
+    let filled = filled();
+    let excused: BTreeSet<&str> = NOBODY_LOOKS.iter().map(|(name, _)| *name).collect();
+    let read: BTreeSet<&str> = rows::all().flat_map(super::rule::Row::reads).collect();
+    let unseen: Vec<&&str> =
+        read.iter().filter(|name| !filled.contains(**name) && !excused.contains(**name)).collect();
+    assert!(unseen.is_empty(), "rows wait for facts that nobody finds out: {unseen:?}");
+    let idle: Vec<&&str> =
+        excused.iter().filter(|name| filled.contains(**name) || !read.contains(**name)).collect();
+    assert!(idle.is_empty(), "excused without need: {idle:?}");
+    let empty = |row: &&Name| !filled.contains(row.name) && !excused.contains(row.name);
+    let names: Vec<&str> = NAMES.iter().filter(empty).map(|row| row.name).collect();
+    assert!(names.is_empty(), "names without a source: {names:?}");
+}
+
+/// Every `a.b` and every `[[table]] key` of a text.
+fn keys_in(text: &str) -> Vec<Vec<String>> {
+    let word = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '[' | ']' | '_');
+    let words: Vec<&str> = text.split(|c: char| !word(c)).filter(|word| !word.is_empty()).collect();
+    let mut keys = Vec::new();
+    for (n, word) in words.iter().enumerate() {
+        if let Some(table) = word.strip_prefix("[[").and_then(|word| word.strip_suffix("]]")) {
+            keys.push(vec![table.to_owned()]);
+            let before = n.checked_sub(2).filter(|_| words[n - 1] == "from").map(|at| words[at]);
+            let after = words.get(n + 1).filter(|_| text.contains(&format!("[[{table}]] {}", words[n + 1])));
+            keys.extend(before.or(after.copied()).map(|key| vec![table.to_owned(), key.to_owned()]));
+        } else if word.trim_end_matches('.').contains('.') {
+            keys.push(word.trim_end_matches('.').split('.').map(str::to_owned).collect());
+        }
+    }
+    keys
+}
+
+#[test]
+fn fixes_name_keys_that_a_recipe_has() {
+    let schema = no43_builder::schema::json();
+    let tables: BTreeSet<&str> =
+        schema["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+    let mut seen = 0;
+    for row in rows::all() {
+        for key in keys_in(row.fix) {
+            if !tables.contains(key[0].as_str()) {
+                assert!(key.len() > 1, "{}: no recipe has a table [[{}]]", row.id, key[0]);
+                continue; // a file's name, a version
+            }
+            let mut at = &schema["properties"][&key[0]];
+            for part in &key[1..] {
+                let at_table = if at["items"].is_object() { &at["items"] } else { at };
+                at = &at_table["properties"][part];
+                assert!(at.is_object(), "{}: no recipe has a key {}", row.id, key.join("."));
+                seen += 1;
+            }
+        }
+    }
+    assert!(seen > 10, "only {seen} keys were found in fixes");
+}
+
+#[test]
+fn a_card_is_a_laptops_or_virtual_by_what_names_it() {
+    use crate::checks::{Subject, SubjectFunction};
+    use no43_guest::nvidia::{NvidiaCard, NvidiaFacts};
+    use no43_guest::protocol::Report;
+    let kind = |name: &str, id: &str, told: Option<(&str, &str)>| {
+        let function = SubjectFunction {
+            host: "01:00.0".parse().unwrap(),
+            guest: "0000:01:00.0".into(),
+            role: "video".into(),
+            id: id.parse().unwrap(),
+            shown_as: id.parse().unwrap(),
+            bars: Vec::new(),
+        };
+        let subject = Subject {
+            name: name.into(),
+            slot: "01:00".into(),
+            functions: vec![function],
+            left_out: Vec::new(),
+            link_width: None,
+        };
+        let nvml = told.map(|(name, mode)| NvidiaFacts {
+            cards: vec![NvidiaCard {
+                address: Some("0000:01:00.0".into()),
+                name: Some(name.into()),
+                virtualization: Some(mode.into()),
+                ..NvidiaCard::default()
+            }],
+            ..NvidiaFacts::default()
+        });
+        let facts = facts_of_report(&Report { nvml, ..Report::default() }, &[subject]);
+        facts.get("guest.card-kind").join(",")
+    };
+    assert_eq!(kind("GeForce RTX 3070 (GA104)", "10de:2484", None), "desktop");
+    assert_eq!(kind("GeForce RTX 3070 Mobile / Max-Q (GA104M)", "10de:249d", None), "mobile");
+    assert_eq!(kind("GeForce GTX 960M (GM107M)", "10de:139b", None), "mobile");
+    assert_eq!(kind("Quadro M2000 (GM206GL)", "10de:1430", None), "desktop");
+    assert_eq!(kind("A16", "10de:25b6", Some(("NVIDIA A16-2Q", "vgpu"))), "vgpu");
+    assert_eq!(kind("", "10de:2520", Some(("NVIDIA GeForce RTX 3060 Laptop GPU", "pass-through"))), "mobile");
+    assert_eq!(kind("Radeon RX 480", "1002:67df", None), "");
+}
+
+#[test]
+fn the_driver_that_was_asked_for_came_from_the_package() {
+    let seen = facts(&[("guest.driver-version", "466.11"), ("recipe.driver-version", "466.11")]);
+    assert_eq!(concluded(&seen).get("guest.driver-source"), ["package"]);
+    let other = facts(&[("guest.driver-version", "456.71"), ("recipe.driver-version", "466.11")]);
+    assert!(!concluded(&other).knows("guest.driver-source"));
+}

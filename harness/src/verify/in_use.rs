@@ -75,6 +75,7 @@ fn ask(
     let mut witness = Witness::begin(&options.roots, &functions, &inventory);
     let mut facts = witness.standing(&inventory);
     facts.merge(&planned_facts(&machine.plan, &borrowed));
+    facts.merge(&witness.not_bound(borrowed.iter().flat_map(|one| one.card.functions.iter().copied())));
 
     let agent = answering(machine, recorder)?;
     let asked = round(machine, options, stop, recorder, (agent, &subjects, &mut witness));

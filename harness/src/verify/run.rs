@@ -29,6 +29,8 @@ const REBOOT_LIMIT: Duration = Duration::from_secs(180);
 const REFUSED_LIMIT: Duration = Duration::from_secs(30);
 /// For an orderly shutdown; the disk is thrown away, so a guest that takes longer is switched off with a note.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(90);
+/// Phases that end before there is a QEMU that could say something.
+const BEFORE_QEMU: &[&str] = &["lease", "bind", "memory"];
 /// Between two looks at the emulated screen while waiting.
 const SCREEN_PAUSE: Duration = Duration::from_secs(3);
 
@@ -118,6 +120,8 @@ struct Run<'a, 'r> {
     witness: Option<Witness>,
     choice: Choice,
     qemu_words: Vec<String>,
+    /// What QEMU tells about the machine that was started last.
+    events: Option<std::sync::mpsc::Receiver<no43_machine::Event>>,
     seeds: HashMap<String, u64>,
     /// Lives as long as its machine.
     tpm: Option<Swtpm>,
@@ -146,6 +150,7 @@ pub(super) fn section(
         witness: None,
         choice: choice(plan, options),
         qemu_words: Vec::new(),
+        events: None,
         seeds: HashMap::new(),
         boot_id: None,
         tpm: None,
@@ -153,14 +158,20 @@ pub(super) fn section(
     let mut held = match cards::take(plan, options, run.recorder) {
         Ok(held) => held,
         Err(failure) => {
+            run.facts.merge(&planned_facts(plan, &[]));
             run.ended.fail(failure);
+            run.explain(None);
             return run.ended;
         }
     };
     if let Err(failure) = run.with_cards(&mut held) {
         run.ended.fail(failure);
     }
+    let explained = run.ended.failure.is_some();
     run.give_back(held);
+    if !explained {
+        run.explain(None);
+    }
     run.ended
 }
 
@@ -170,8 +181,17 @@ impl Run<'_, '_> {
         let scratch_dir = disk::scratch(self.options.scratch.as_deref())
             .map_err(|e| Failure::new("disk", FailureKind::HostSetup, format!("{e:#}")))?;
         let scratch = Scratch::at(scratch_dir.path());
+        let result = self.with_scratch(held, &scratch);
+        if let Err(failure) = &result {
+            self.ended.fail(failure.clone());
+        }
+        self.explain(Some(&scratch));
+        result
+    }
+
+    fn with_scratch(&mut self, held: &mut Held, scratch: &Scratch) -> Result<(), Failure> {
         let accel = self.accel();
-        let spec = self.describe(&held.borrowed, accel, &scratch)?;
+        let spec = self.describe(&held.borrowed, accel, scratch)?;
         // BARs are read before vfio-pci has the card: then no driver of the host has resized or switched them off
         let inventory = Inventory::read(&self.options.roots)
             .map_err(|e| Failure::new("bind", FailureKind::Host, e.to_string()))?;
@@ -181,16 +201,12 @@ impl Run<'_, '_> {
         cards::check_memlock(&spec, self.options)?;
         self.stopped("bind")?;
         cards::bind(held, self.options, self.recorder)?;
+        self.see_bound(held);
         let phase = self.recorder.begin("disk", None, "a throw-away overlay on the image");
         let made = disk::overlay(self.image, &scratch.disk).map_err(|e| format!("{e:#}"));
         self.recorder.end(phase, made.as_ref().err().map(String::as_str));
         made.map_err(|cause| Failure::new("disk", FailureKind::HostSetup, cause))?;
-        let result = self.with_machine(held, &spec, &subjects, accel, &scratch);
-        if let Err(failure) = &result {
-            self.ended.fail(failure.clone());
-        }
-        self.explain(&scratch);
-        result
+        self.with_machine(held, &spec, &subjects, accel, scratch)
     }
 
     /// From here on what the host's kernel says about the cards is this run's.
@@ -201,7 +217,15 @@ impl Run<'_, '_> {
         self.facts.merge(&witness.standing(inventory));
         self.facts.merge(&planned_facts(self.plan, &held.borrowed));
         self.facts.add("machine.type", &spec.machine_type);
+        self.facts.add("machine.accelerator", accel_word(spec.accel));
         self.witness = Some(witness);
+    }
+
+    /// All functions of a lent card belong to vfio-pci, also those that the guest does not get.
+    fn see_bound(&mut self, held: &Held) {
+        let Some(witness) = &self.witness else { return };
+        let all = held.borrowed.iter().flat_map(|one| one.card.functions.iter().copied());
+        self.facts.merge(&witness.not_bound(all));
     }
 
     fn accel(&mut self) -> Accel {
@@ -368,11 +392,15 @@ impl Run<'_, '_> {
         let started = Machine::start_noted(spec, &options, |machine| cards::attach(held, machine, recorder));
         let problem = started.as_ref().err().map(ToString::to_string);
         self.recorder.end(phase, problem.as_deref());
-        started.map_err(|e| {
+        let machine = started.map_err(|e| {
             let cause = e.to_string();
             self.qemu_words = cause.lines().map(words::clean).collect();
             Failure::new("start", FailureKind::Host, cause)
-        })
+        })?;
+        let (major, minor, micro) = machine.qmp().version();
+        self.facts.add("qemu.version", format!("{major}.{minor}.{micro}"));
+        self.events = Some(machine.subscribe());
+        Ok(machine)
     }
 
     /// Waits for the guest's agent; the emulated screen is looked at meanwhile.
@@ -420,7 +448,7 @@ impl Run<'_, '_> {
             self.qemu_words = cause.lines().map(words::clean).collect();
             return Failure::new(
                 "machine",
-                FailureKind::Host,
+                blame(&exit),
                 format!("the machine ended while its agent was waited for: {cause}"),
             );
         }
@@ -491,7 +519,7 @@ impl Run<'_, '_> {
         let failure = match (gone, &result.failure) {
             (Some(words), _) => Some(Failure::new(
                 "machine",
-                FailureKind::Host,
+                machine.exit().as_ref().map_or(FailureKind::Host, blame),
                 format!("the machine ended during the checks: {words}"),
             )),
             (None, Some((failed, kind))) => Some(Failure::new(&failed.check, *kind, sentence(failed))),
@@ -603,7 +631,7 @@ impl Run<'_, '_> {
     }
 
     /// Names the likely causes of the failure.
-    fn explain(&mut self, scratch: &Scratch) {
+    fn explain(&mut self, scratch: Option<&Scratch>) {
         let Some(failure) = &self.ended.failure else { return };
         let mut facts = std::mem::take(&mut self.facts);
         facts.merge(&self.guest_facts);
@@ -611,8 +639,15 @@ impl Run<'_, '_> {
             facts.merge(&witness.facts());
         }
         facts.add("run.failed", &failure.place);
+        // what is refused before QEMU starts is refused in words that QEMU would use, or that name a holder
+        if BEFORE_QEMU.contains(&failure.place.as_str()) {
+            failure.cause.lines().for_each(|line| facts.add("qemu.says", line));
+        }
         self.ended.results.iter().filter(|r| r.failed()).for_each(|r| cards::fact_of(r, &mut facts));
-        tail(&scratch.serial, 40).iter().for_each(|line| facts.add("serial.says", line));
+        let serial = scratch.map(|scratch| tail(&scratch.serial, 40)).unwrap_or_default();
+        serial.iter().for_each(|line| facts.add("serial.says", line));
+        let happened = self.events.iter().flat_map(|events| events.try_iter());
+        facts.maybe("machine.stop-code", happened.filter_map(|event| stop_code(&event)).last());
         self.qemu_words.iter().for_each(|line| facts.add("qemu.says", line));
         self.marks.iter().for_each(|mark| facts.mark(*mark));
         tell_causes(self.recorder, &facts);
@@ -639,8 +674,32 @@ pub(super) fn limits(accel: Accel, in_lab: bool) -> Limits {
     }
 }
 
+fn accel_word(accel: Accel) -> &'static str {
+    match accel {
+        Accel::Kvm => "KVM",
+        Accel::Tcg => "TCG",
+    }
+}
+
+/// A guest whose kernel stopped ends its machine by that; any other end is this host's.
+fn blame(exit: &no43_machine::Exit) -> FailureKind {
+    match exit.reason.as_deref() {
+        Some("guest-panic") => FailureKind::Guest,
+        _ => FailureKind::Host,
+    }
+}
+
+/// The number of Windows' blue screen in QEMU's event, as `0x116`.
+fn stop_code(event: &no43_machine::Event) -> Option<String> {
+    let info = event.data.get("info").filter(|_| event.name == "GUEST_PANICKED")?;
+    let windows = info.get("type").and_then(|kind| kind.as_str()) == Some("hyper-v");
+    let code = info.get("arg1").and_then(serde_json::Value::as_u64).filter(|_| windows)?;
+    Some(format!("{code:#x}"))
+}
+
 /// Writes down what is known of a failure, and the causes that it speaks for.
 pub(super) fn tell_causes(recorder: &mut Recorder<'_>, facts: &Facts) {
+    let facts = &diagnosis::concluded(facts);
     recorder.event(Event::Observed { facts: facts.clone() });
     for cause in diagnosis::diagnose(facts) {
         recorder.event(Event::Diagnosis { cause });
@@ -667,12 +726,18 @@ pub(super) fn planned_facts(plan: &Plan, cards: &[Borrowed]) -> Facts {
     facts.add("machine.firmware", firmware);
     facts.add("machine.hypervisor-hidden", if plan.machine.hidden { "yes" } else { "no" });
     facts.add("machine.slot", "root port");
+    facts.add("guest.battery", "none"); // no43 gives no machine one
     facts.maybe("recipe.driver-version", plan.checks.driver_version.as_deref());
+    if plan.guest.os.starts_with("windows") {
+        facts.add("recipe.updates-driver", if plan.driver.keep { "ours" } else { "windows" });
+    }
     for card in cards {
         let left_out = card.card.functions.iter().zip(&card.card.roles);
         let left_out =
             left_out.filter(|(address, _)| !card.functions.iter().any(|(given, _)| given == *address));
         facts.all("recipe.functions", left_out.map(|(_, role)| role.to_string()));
+        let shown = card.present_as.unwrap_or(card.card.id);
+        facts.maybe("guest.inf-match", plan.driver.listed.get(&shown.to_string()));
         facts.maybe("recipe.present-as", card.present_as.map(|id| id.to_string()));
     }
     facts
@@ -682,4 +747,26 @@ pub(super) fn planned_facts(plan: &Plan, cards: &[Borrowed]) -> Facts {
 pub(super) fn sentence(result: &CheckResult) -> String {
     let said = result.guest_lines.first().map(|line| format!("; the guest says: {line}")).unwrap_or_default();
     format!("{}: {}{said}", result.full_name(), result.seen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_stop_code_is_windows_own() {
+        let event = |name: &str, info: serde_json::Value| no43_machine::Event {
+            name: name.into(),
+            data: json!({ "action": "shutdown", "info": info }),
+            seconds: 0.0,
+            raw: serde_json::Value::Null,
+        };
+        let code = |event| stop_code(&event);
+        let windows = json!({"type": "hyper-v", "arg1": 0x116, "arg2": 1, "arg3": 2, "arg4": 3, "arg5": 4});
+        assert_eq!(code(event("GUEST_PANICKED", windows.clone())).as_deref(), Some("0x116"));
+        assert_eq!(code(event("RESET", windows)), None);
+        assert_eq!(code(event("GUEST_PANICKED", json!({"type": "s390", "core": 0}))), None);
+        assert_eq!(code(event("GUEST_PANICKED", serde_json::Value::Null)), None);
+    }
 }

@@ -129,6 +129,7 @@ pub(crate) fn machine_spec(
         Console::Never => Display::None,
     };
     spec.cards = cards.iter().map(passed).collect();
+    spec.panic_device = true;
     if plan.machine.hidden {
         spec.cpu.push_str(no43_builder::plan::HIDDEN);
     }

@@ -253,6 +253,21 @@ fn a_hidden_hypervisor_is_a_fact_for_the_causes() {
     assert_eq!(planned_facts(&plan, &[]).get("machine.hypervisor-hidden"), ["yes"]);
 }
 
+#[test]
+fn what_the_recipe_says_of_drivers_is_a_fact_for_the_causes() {
+    let (card, _) = lab_card();
+    let borrowed = [Borrowed::new(card, &CardFunctions::All, Some("10de:2484")).unwrap()];
+    let mut plan = plan(Vec::new());
+    assert!(!planned_facts(&plan, &borrowed).knows("recipe.updates-driver"), "a Debian asks nobody");
+    plan.guest.os = "windows11".into();
+    plan.driver.listed.insert("10de:2484".into(), "not listed".into());
+    let facts = planned_facts(&plan, &borrowed);
+    assert_eq!(facts.get("recipe.updates-driver"), ["windows"]);
+    assert_eq!(facts.get("guest.inf-match"), ["not listed"]);
+    plan.driver.keep = true;
+    assert_eq!(planned_facts(&plan, &borrowed).get("recipe.updates-driver"), ["ours"]);
+}
+
 /// Options for a host that has no card at all, with everything in a folder of the test.
 fn options(dir: &Path) -> VerifyOptions {
     std::fs::create_dir_all(dir.join("sys/bus/pci/devices")).unwrap();
@@ -296,6 +311,9 @@ fn a_card_that_is_not_there_is_no_failure_of_the_guest() {
         matches!(run.state, State::Finished(ref ended) if ended.exit_code == crate::exit_codes::NOT_LENT)
     );
     assert!(run.path.join("report.html").exists() && run.path.join("junit.xml").exists());
+    let facts = crate::diagnosis::facts_of_run(&run);
+    assert_eq!(facts.get("run.failed"), ["lease"]);
+    assert!(facts.get("qemu.says")[0].contains("address 01:00.0"), "{facts:?}");
 }
 
 #[test]
@@ -334,6 +352,8 @@ fn a_guest_whose_agent_never_answers() {
     let phases: Vec<&str> = model.main.phases.iter().map(|p| p.name.as_str()).collect();
     assert_eq!(phases, ["lease", "disk", "start", "agent", "shutdown", "give back"]);
     assert!(model.main.phases.iter().all(|p| p.took_ms.is_some()));
+    let facts = crate::diagnosis::facts_of_run(&run);
+    assert!(facts.get("qemu.version")[0].contains('.') && facts.knows("machine.accelerator"), "{facts:?}");
     assert_eq!(
         model.main.causes.first().map(|c| c.cause.as_str()),
         Some("the guest is still starting: without KVM everything takes 10 to 30 times as long")

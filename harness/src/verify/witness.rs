@@ -94,7 +94,40 @@ impl Witness {
             let ids = options.split_whitespace().filter_map(|word| word.strip_prefix("vfio-pci.ids="));
             facts.all("host.vfio-ids", ids);
         }
+        facts.maybe("host.phys-bits", self.address_bits());
+        facts.maybe(
+            "host.interrupt-remapping",
+            self.interrupt_remapping().map(|on| if on { "on" } else { "off" }),
+        );
         facts.merge(&self.framebuffer(video.address));
+        facts
+    }
+
+    /// `address sizes\t: 39 bits physical, 48 bits virtual`.
+    fn address_bits(&self) -> Option<String> {
+        let text = self.beginning(&self.roots.proc_.join("cpuinfo"))?;
+        let line = text.lines().find_map(|line| line.strip_prefix("address sizes"))?;
+        let number = line.trim_start_matches([' ', '\t', ':']).split_whitespace().next()?;
+        number.parse::<u8>().ok().map(|bits| bits.to_string())
+    }
+
+    /// The kernel writes `IR-` before the names of controllers whose interrupts are remapped.
+    fn interrupt_remapping(&self) -> Option<bool> {
+        let text = std::fs::read_to_string(self.roots.proc_.join("interrupts")).ok()?;
+        let plain = ["IO-APIC", "PCI-MSI"].iter().any(|name| text.contains(name));
+        if text.contains("IR-") { Some(true) } else { plain.then_some(false) }
+    }
+
+    /// Which of these functions a driver of the host has, although they were given away. For a machine that runs.
+    pub(crate) fn not_bound(&self, functions: impl IntoIterator<Item = PciAddress>) -> Facts {
+        let mut facts = Facts::default();
+        let there = functions.into_iter().filter(|address| self.device(address).exists());
+        let kept = there.filter_map(|address| {
+            let link = std::fs::read_link(self.device(&address).join("driver")).ok()?;
+            let driver = link.file_name()?.to_string_lossy().into_owned();
+            (driver != "vfio-pci").then(|| format!("{address} {driver}"))
+        });
+        facts.all("host.not-bound", kept);
         facts
     }
 
@@ -146,9 +179,13 @@ impl Witness {
     }
 
     fn line(&self, path: &Path) -> Option<String> {
-        let mut text = String::new();
-        std::fs::File::open(path).ok()?.take(4096).read_to_string(&mut text).ok()?;
-        Some(text.trim().to_owned()).filter(|text| !text.is_empty())
+        Some(self.beginning(path)?.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    fn beginning(&self, path: &Path) -> Option<String> {
+        let mut bytes = Vec::new();
+        std::fs::File::open(path).ok()?.take(4096).read_to_end(&mut bytes).ok()?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
     }
 
     fn errors(&self) -> BTreeMap<(PciAddress, &'static str), u64> {
@@ -270,6 +307,28 @@ mod tests {
         let mut witness = Witness::begin(&roots, &[at("0000:01:00.0")], &inventory());
         assert!(witness.complaints().log_unreadable.unwrap().contains("kmsg"));
         assert!(!witness.facts().knows("host.says"));
+    }
+
+    #[test]
+    fn what_the_host_is_like_is_read_and_what_is_not_told_stays_unknown() {
+        let (dir, roots) = host();
+        let witness = Witness::begin(&roots, &[at("0000:01:00.0")], &inventory());
+        assert_eq!((witness.address_bits(), witness.interrupt_remapping()), (None, None));
+        let put = |file: &str, text: &str| std::fs::write(dir.path().join("proc").join(file), text).unwrap();
+        put("cpuinfo", "flags\t\t: fpu\naddress sizes\t: 39 bits physical, 48 bits virtual\n");
+        assert_eq!(witness.address_bits().as_deref(), Some("39"));
+        put("interrupts", "  9:  0  IO-APIC   9-fasteoi   acpi\n");
+        assert_eq!(witness.interrupt_remapping(), Some(false));
+        put("interrupts", "  9:  0  IR-IO-APIC   9-fasteoi   acpi\n");
+        assert_eq!(witness.interrupt_remapping(), Some(true));
+        let bound_to = |driver: &str| {
+            let link = dir.path().join("sys/bus/pci/devices/0000:01:00.0/driver");
+            let _ = std::fs::remove_file(&link);
+            std::os::unix::fs::symlink(format!("../../../../bus/pci/drivers/{driver}"), &link).unwrap();
+            witness.not_bound([at("0000:01:00.0"), at("0000:01:00.1")]).get("host.not-bound").to_vec()
+        };
+        assert_eq!(bound_to("vfio-pci"), ["none"]);
+        assert_eq!(bound_to("snd_hda_intel"), ["0000:01:00.0 snd_hda_intel"]);
     }
 
     #[test]

@@ -175,3 +175,14 @@ fn what_cannot_be_asked_for_together() {
         fix   set rdp = true, or remove this key
     "#);
 }
+
+#[test]
+fn what_the_package_lists_is_kept_for_the_causes() {
+    let listed = |id: &str, build: Option<u32>| {
+        let ids = CardIds { id: id.parse().unwrap(), subsystem: None };
+        listed(&facts("466.11").package(std::path::Path::new("")), ids, build)
+    };
+    assert_eq!(listed("10de:2484", Some(19045)), Some("matches"));
+    assert_eq!(listed("10de:2484", Some(10240)), Some("other build"));
+    assert_eq!(listed("1002:67df", Some(19045)), Some("not listed"));
+}

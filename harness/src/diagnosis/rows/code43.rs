@@ -36,6 +36,8 @@ pub(super) const ROWS: &[Row] = &[
         fix: "updates.driver = \"ours\", then no43 build; for a guest that is kept: no43 driver lock NAME once the right driver is back",
         speaks_for: &[
             is("guest.driver-source", &["windows-update"]).weighs(7),
+            // no log of Windows says it in so many words
+            differs("guest.driver-version", "recipe.driver-version").weighs(3),
             is("recipe.updates-driver", &["windows"]).weighs(1),
         ],
         speaks_against: &[is("guest.driver-source", &["package"]).weighs(9)],

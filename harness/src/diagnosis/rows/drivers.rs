@@ -100,7 +100,7 @@ pub(super) const ROWS: &[Row] = &[
         id: "other-driver-won",
         when: &[is("run.failed", &["version"])],
         cause: "another driver than the recipe's was installed for the card",
-        fix: "updates.driver = \"ours\", and no43 build from the base layer; guest.driver-source in this report says where it came from",
+        fix: "updates.driver = \"ours\", and no43 build from the base layer; setupapi.dev.log in the guest names the INF that won",
         speaks_for: &[differs("guest.driver-version", "recipe.driver-version").weighs(4)],
         speaks_against: &[],
         usual: 0,

@@ -84,7 +84,7 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         id: "kernel-panic",
-        when: AGENT,
+        when: &[is("run.failed", &["agent", "machine"])],
         cause: "the guest's kernel stopped",
         fix: "read the serial log from the first line of the panic upward",
         speaks_for: &[
@@ -99,7 +99,7 @@ pub(super) const ROWS: &[Row] = &[
         id: "system-disk-not-found",
         when: AGENT,
         cause: "the guest's system disk was not found",
-        fix: "image: the initrd needs the disk's driver (virtio_blk, ahci); see initrd-modules in the recipe",
+        fix: "guest.initrd-modules: the initrd needs the disk's driver (virtio_blk, ahci)",
         speaks_for: &[says(
             "serial.says",
             &[

@@ -85,7 +85,7 @@ pub(super) const ROWS: &[Row] = &[
         id: "qemu-option",
         when: START,
         cause: "QEMU does not know an option that it was given",
-        fix: "install the QEMU that README names (7.2 or newer), or choose machine.qemu",
+        fix: "install the QEMU that README names (7.2 or newer); which qemu-system-x86_64 shows which one is used",
         speaks_for: &[says(
             "qemu.says",
             &[

@@ -236,6 +236,9 @@ pub struct WindowsFacts {
     /// `hypervisorlaunchtype` of the default boot entry: `off`, `auto`, or a number that has no name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hypervisor_launch_type: Option<String>,
+    /// Hardware ids for which Windows' policy (`DenyDeviceIDs`) lets no driver be installed; none where the policy is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub install_denied: Option<Vec<String>>,
 }
 
 /// One base address register as the guest's kernel sees it.

@@ -1,7 +1,10 @@
 //! Keeping the card's driver in a running Windows as it is, and letting it change again: Windows' own policy against other drivers,
 //! set and lifted by the guest program.
 //!
-//! The policy is set only where a driver is at work: Windows would refuse the first driver as well.
+//! The policy is set only where a driver is at work: Windows would refuse the first driver as well. [`keep()`] does both by itself at
+//! each start of a guest whose recipe asks for it.
+
+mod keep;
 
 use std::time::Duration;
 
@@ -12,7 +15,10 @@ use no43_host::PciId;
 use no43_machine::agent::{Agent, ExecLimits};
 use serde::Serialize;
 
+use crate::checks::holds_only;
 use crate::words::clean;
+
+pub use keep::{BIND_LIMIT, keep};
 
 /// A report, or 130 values of the registry, on a busy machine without KVM.
 const LIMIT: Duration = Duration::from_secs(180);
@@ -48,19 +54,10 @@ pub fn lock(agent: &Agent, also: &[String]) -> Result<Done, String> {
     if cards.is_empty() {
         return Err("the guest sees no card whose driver could be kept".to_owned());
     }
-    if let Some(card) = cards.iter().find(|card| card.version.is_none() || card.problem.is_some()) {
-        let why = match card.problem {
-            Some(problem) => format!("has problem code {problem}"),
-            None => "has no driver yet".to_owned(),
-        };
-        return Err(format!("{} {why}: Windows would then be told to refuse its driver, too", card.id));
+    if let Some(why) = without(&cards) {
+        return Err(format!("{why}: Windows would then be told to refuse its driver, too"));
     }
-    let mut ids: Vec<PciId> = Vec::new();
-    for id in cards.iter().map(|card| &card.id).chain(also) {
-        ids.extend(id.parse::<PciId>());
-    }
-    ids.sort();
-    ids.dedup();
+    let ids = ids(&cards, also);
     carry_out(agent, &updates::lock(&ids), "driver-lock")?;
     Ok(Done { kept: ids.iter().map(ToString::to_string).collect(), cards })
 }
@@ -75,15 +72,36 @@ pub fn unlock(agent: &Agent) -> Result<Done, String> {
     Ok(Done { kept: Vec::new(), cards })
 }
 
+/// What keeps the list from being set: a card that has no driver, or one that Windows complains about.
+fn without(cards: &[CardDriver]) -> Option<String> {
+    let card = cards.iter().find(|card| card.version.is_none() || card.problem.is_some())?;
+    Some(match card.problem {
+        Some(problem) => format!("{} has problem code {problem}", card.id),
+        None => format!("{} has no driver yet", card.id),
+    })
+}
+
+/// Whom the list names.
+fn ids(cards: &[CardDriver], also: &[String]) -> Vec<PciId> {
+    let all = cards.iter().map(|card| &card.id).chain(also);
+    let mut ids: Vec<PciId> = all.filter_map(|id| id.parse().ok()).collect();
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
 /// The guest's cards and their drivers.
 fn look(agent: &Agent) -> Result<Vec<CardDriver>, String> {
     let os = agent.os_info().map_err(|error| error.to_string())?;
     if os.id.as_deref() != Some("mswindows") {
         return Err("only Windows replaces drivers by itself; this guest is none".to_owned());
     }
+    Ok(cards(&report(agent)?))
+}
+
+fn report(agent: &Agent) -> Result<Report, String> {
     let output = exec(agent, &[WINDOWS_PROGRAM, "report", "--json"])?;
-    let report = parse_report(&output).map_err(|error| format!("the guest program's report: {error}"))?;
-    Ok(cards(&report))
+    parse_report(&output).map_err(|error| format!("the guest program's report: {error}"))
 }
 
 fn cards(report: &Report) -> Vec<CardDriver> {
@@ -95,7 +113,11 @@ fn cards(report: &Report) -> Vec<CardDriver> {
     functions
         .map(|function| CardDriver {
             id: clean(function.id.as_deref().unwrap_or_default()),
-            version: function.driver_version.as_deref().map(version),
+            // Windows' own display driver holds a card that has none
+            version: match function.driver.as_deref() {
+                Some(driver) if holds_only(driver) => None,
+                _ => function.driver_version.as_deref().map(version),
+            },
             problem: function.node.as_ref().and_then(|node| node.problem).filter(|problem| *problem != 0),
             came: came(function, &report.driver_installs),
         })

@@ -13,6 +13,7 @@ use no43_tests::{Scene, Screen, Wine, programs};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::Signal;
 use rustix::pty::OpenptFlags;
+use serde_json::json;
 use std::fs;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
@@ -296,9 +297,16 @@ fn driver(scene: &Scene) -> Result<()> {
 
     let ids = ["10de:2484", "10de:2504"].map(|id| id.parse()).into_iter().collect::<Result<Vec<_>, _>>()?;
     const KEY: &str = r"HKLM\SOFTWARE\Policies\Microsoft\Windows\DeviceInstall\Restrictions";
-    for (plan, on, first) in
-        [(updates::lock(&ids), "0x1", r"PCI\VEN_10DE&DEV_2484"), (updates::unlock(), "0x0", "not there")]
-    {
+    let lift = SetupPlan { seal: false, ..SetupPlan::new("test/lift", vec![updates::lift()]) };
+    let (none, both) = (json!([]), json!([r"PCI\VEN_10DE&DEV_2484", r"PCI\VEN_10DE&DEV_2504"]));
+    for (plan, on, first, reported) in [
+        (updates::lock(&ids), "0x1", r"PCI\VEN_10DE&DEV_2484", &both),
+        (lift, "not there", r"PCI\VEN_10DE&DEV_2484", &none),
+        (updates::lock(&ids), "0x1", r"PCI\VEN_10DE&DEV_2484", &both),
+        (updates::retry(), "0x0", "not there", &none),
+        (updates::lock(&ids[1..]), "0x1", r"PCI\VEN_10DE&DEV_2504", &json!([r"PCI\VEN_10DE&DEV_2504"])),
+        (updates::unlock(), "0x0", "not there", &none),
+    ] {
         let _ = fs::remove_dir_all(scene.work().join("Élodie's state"));
         disk(scene, &plan)?;
         wine.guest(SETUP)?.ok()?;
@@ -311,6 +319,8 @@ fn driver(scene: &Scene) -> Result<()> {
         let list =
             wine.registry(&format!(r"{KEY}\DenyDeviceIDs"), "1").unwrap_or_else(|error| format!("{error:#}"));
         ensure!(list.contains(first), "the first entry is {list}");
+        let report = wine.guest(&["report", "--json"])?.ok()?.json()?;
+        ensure!(report["windows"]["install_denied"] == *reported, "{}", report["windows"]);
     }
     Ok(())
 }

@@ -1,7 +1,7 @@
 //! Keeping a card's driver as it is: Windows' policy against other drivers for certain hardware ids, as set-up plans.
 //!
-//! The list is set only when the driver has bound: Windows would refuse the staged one as well. It is lifted before a driver is
-//! changed and set again afterwards.
+//! The list is in no image: Windows would refuse a staged driver, and a card of the recipe's that the image has not met. Each run
+//! sets it once the driver has bound, and lifts it before that; a layer that changes the driver lifts it first.
 
 use no43_guest::setup::{Action, RegistryValue, SetupPlan, Task};
 use no43_host::PciId;
@@ -34,6 +34,24 @@ pub fn lock(cards: &[PciId]) -> SetupPlan {
     // Last, so that no moment has a policy with half a list.
     values.push((RESTRICTIONS, ON.to_owned(), RegistryValue::Dword(1)));
     plan("driver/lock", values)
+}
+
+/// Any driver is installed again, as the one action that a plan begins with before it changes a driver.
+#[must_use]
+pub fn lift() -> Action {
+    let task =
+        Task::Registry { key: RESTRICTIONS.to_owned(), name: ON.to_owned(), value: RegistryValue::Delete };
+    Action { limit_seconds: 60, ..Action::new("lets the driver change", task) }
+}
+
+/// The list is lifted, and Windows tries again what it had refused: a card may have come that it had not met before.
+#[must_use]
+pub fn retry() -> SetupPlan {
+    let mut plan = unlock();
+    "driver/retry".clone_into(&mut plan.id);
+    plan.actions
+        .push(Action { limit_seconds: 120, ..Action::new("looks for devices again", Task::ScanDevices) });
+    plan
 }
 
 /// Any driver is installed again.

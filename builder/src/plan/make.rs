@@ -44,7 +44,7 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
     };
     let mut layers = vec![base];
     if recipe.guest.windows.is_some() {
-        layers.extend(crate::windows::layers(recipe, lock, facts, &driver.cards, &layers[0])?);
+        layers.extend(crate::windows::layers(recipe, lock, facts, &layers[0])?);
         notes.extend(crate::apps::notes(&recipe.remote.apps));
     }
     if let Some(wanted) = linux_driver(recipe, lock, facts, driver.version.as_ref())? {

@@ -6,15 +6,13 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use no43_guest::setup::{Action, Codes, RestartWhen, SetupPlan, Task};
-use no43_host::PciId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::plan::FileFound;
-use crate::answer::DriverUpdates;
 use crate::apps;
 use crate::diagnostic::Problem;
-use crate::driver::{DriverFacts, Version};
+use crate::driver::{DriverFacts, Version, updates};
 use crate::key::Key;
 use crate::lock::Lock;
 use crate::plan::{Facts, Firmware, LayerPlan, LayerWhat};
@@ -51,8 +49,6 @@ pub struct DriverIn {
     pub install: DriverInstall,
     /// Beside the display driver.
     pub components: Vec<String>,
-    /// Windows is told afterwards to install no other driver for these cards.
-    pub deny: Vec<String>,
 }
 
 /// NVIDIA's installer: silent, no restart of its own, nothing of an earlier driver kept. As public scripts call it (ZenitH-AT/nvidia-update,
@@ -70,12 +66,11 @@ pub(crate) fn layers(
     recipe: &Recipe,
     lock: &Lock,
     facts: &Facts,
-    cards: &[PciId],
     base: &LayerPlan,
 ) -> Result<Vec<LayerPlan>, Problem> {
     let mut parent = base.key.clone();
     let mut layers = Vec::new();
-    let asked = [remote(recipe, lock, facts)?, driver(recipe, lock, facts, cards)?];
+    let asked = [remote(recipe, lock, facts)?, driver(recipe, lock, facts)?];
     for (name, setup) in asked.into_iter().flatten() {
         let inputs = inputs(&setup, recipe);
         let key = Key::of(Some(&parent), &inputs);
@@ -137,7 +132,6 @@ fn driver(
     recipe: &Recipe,
     lock: &Lock,
     facts: &Facts,
-    cards: &[PciId],
 ) -> Result<Option<(&'static str, WindowsSetup)>, Problem> {
     let ask = &recipe.driver;
     let Some(name) = ask.package.as_ref().filter(|_| ask.install != DriverInstall::None) else {
@@ -147,7 +141,8 @@ fn driver(
     let locked = lock.input(&recipe.name, name, &recipe.inputs[name])?.driver.as_ref();
     let version = locked.and_then(|locked| locked.version);
     let shown = version.map_or_else(|| name.clone(), |version| version.to_string());
-    let mut actions = Vec::new();
+    // Whoever made the layer below may have told Windows to refuse other drivers.
+    let mut actions = vec![updates::lift()];
     if ask.test_signed {
         let run = ["bcdedit.exe", "/set", "testsigning", "on"].map(str::to_owned).to_vec();
         actions.push(Action::new("test signing", Task::Command { run, codes: Codes::default() }));
@@ -159,16 +154,7 @@ fn driver(
         false => actions.extend(staged(&shown, locked)),
     }
     actions.push(Action::new("restart", Task::Restart { only_if_needed: true }));
-    let ours =
-        recipe.guest.windows.as_ref().is_some_and(|windows| windows.updates.driver == DriverUpdates::Ours);
-    let driver = DriverIn {
-        package,
-        version,
-        install: ask.install,
-        components: ask.components.clone(),
-        // A staged driver has not bound yet: the list would keep it from doing so.
-        deny: if ours && with_card { cards.iter().map(ToString::to_string).collect() } else { Vec::new() },
-    };
+    let driver = DriverIn { package, version, install: ask.install, components: ask.components.clone() };
     let title = format!("driver {shown}, {}", if with_card { "with the card" } else { "staged" });
     let setup =
         SetupPlan { seal: false, ..SetupPlan::new(format!("{}/driver {shown}", recipe.guest.os), actions) };
@@ -222,7 +208,6 @@ fn inputs(setup: &WindowsSetup, recipe: &Recipe) -> Value {
             "sha256": driver.package.sha256,
             "install": driver.install,
             "components": driver.components,
-            "deny": driver.deny,
         })),
         "firmware": firmware,
         "guest-program": setup.guest_program,

@@ -20,7 +20,7 @@ use super::make::{LABEL, guest_program};
 use super::seal::{Private, Sealed, TPM, VARS, Who};
 use crate::answer::FOLDER;
 use crate::build::{BuildError, Context, Lent, Made};
-use crate::driver::{self, Package, Parts, Version, updates};
+use crate::driver::{self, Package, Parts, Version};
 use crate::image::{BootKind, DISK, Image, Provenance};
 use crate::install::com1;
 use crate::install::watch::Seen;
@@ -250,7 +250,6 @@ fn in_machine(
     }
     if let Some(driver) = setup.driver.as_ref().filter(|driver| driver.install == DriverInstall::WithCard) {
         bound(driver, &agent, context)?;
-        deny(driver, &agent, context)?;
     }
     context.progress.phase("shutting the guest down");
     step::shut_down(&machine, &agent, com1)?;
@@ -378,23 +377,6 @@ fn not_bound(report: &Report, wanted: Option<Version>) -> Option<String> {
             format!("driver {version} has bound to {id}, and not the package's")
         })
     })
-}
-
-/// Only now: the list would have kept the driver from binding.
-fn deny(driver: &DriverIn, agent: &Agent, context: &mut Context<'_>) -> Result<(), StepError> {
-    if driver.deny.is_empty() {
-        return Ok(());
-    }
-    context.progress.phase("keeping other drivers away");
-    let cards: Vec<no43_host::PciId> = driver.deny.iter().filter_map(|id| id.parse().ok()).collect();
-    let file = format!(r"{WINDOWS_STATE}\driver-lock.json");
-    agent
-        .write_file(&file, updates::lock(&cards).to_json().as_bytes())
-        .map_err(|error| StepError::Agent { what: "writing the plan".to_owned(), error })?;
-    let state = format!(r"{WINDOWS_STATE}\driver-lock");
-    let argv = [WINDOWS_PROGRAM, "setup", "--plan", &file, "--state", &state];
-    let output = step::exec_plain(agent, &argv, REPORT_LIMIT, context)?;
-    step::check(&argv, &output)
 }
 
 #[cfg(test)]

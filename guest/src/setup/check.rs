@@ -129,7 +129,7 @@ fn check_action(action: &Action) -> Result<(), String> {
             Some(scheme) if !is_guid(scheme) => Err(format!("scheme '{scheme}' is no GUID")),
             _ => Ok(()),
         },
-        Task::Restart { .. } => Ok(()),
+        Task::ScanDevices | Task::Restart { .. } => Ok(()),
     }
 }
 
@@ -342,7 +342,7 @@ mod tests {
     fn another_version_and_unknown_words_are_refused() {
         let error = |text: &str| SetupPlan::parse(text.as_bytes()).unwrap_err().to_string();
         insta::assert_snapshot!(error(r#"{"version":2,"id":"x","actions":[]}"#), @"the set-up plan has version 2, this program knows 1: take the guest program that came with the no43 that made the plan");
-        insta::assert_snapshot!(error(r#"{"version":1,"id":"x","actions":[{"name":"a","task":{"do":"format"}}]}"#), @"the set-up plan cannot be read: unknown variant `format`, expected one of `msi`, `exe`, `driver`, `registry`, `service`, `copy`, `remove`, `command`, `password`, `group`, `computer-name`, `power`, `restart` at line 1 column 66");
+        insta::assert_snapshot!(error(r#"{"version":1,"id":"x","actions":[{"name":"a","task":{"do":"format"}}]}"#), @"the set-up plan cannot be read: unknown variant `format`, expected one of `msi`, `exe`, `driver`, `registry`, `service`, `copy`, `remove`, `command`, `password`, `group`, `computer-name`, `power`, `scan-devices`, `restart` at line 1 column 66");
     }
 
     #[test]

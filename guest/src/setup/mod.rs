@@ -214,6 +214,8 @@ pub enum Task {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         hibernate: Option<bool>,
     },
+    /// Look for devices again, and try drivers again where none could be installed.
+    ScanDevices,
     /// Restart the guest, then go on.
     Restart {
         /// Only if an action before asked for it.
@@ -315,6 +317,7 @@ pub const SUPPORT: &[Support] = &[
     row("group", "NetLocalGroupAddMembers, by SID", None),
     row("computer-name", "SetComputerNameEx", Some("/etc/hostname")),
     row("power", "powercfg", None),
+    row("scan-devices", "CM_Reenumerate_DevNode, with another try of failed installations", None),
     row("restart", "restarts, goes on as a service", Some("restarts; whoever starts it again lets it go on")),
 ];
 
@@ -335,6 +338,7 @@ impl Task {
             Self::Group { .. } => "group",
             Self::ComputerName { .. } => "computer-name",
             Self::Power { .. } => "power",
+            Self::ScanDevices => "scan-devices",
             Self::Restart { .. } => "restart",
         }
     }

@@ -18,6 +18,11 @@ const DEVICE_GUARD: &str = r"HKLM\SYSTEM\CurrentControlSet\Control\DeviceGuard";
 const MEMORY_INTEGRITY: &str =
     r"HKLM\SYSTEM\CurrentControlSet\Control\DeviceGuard\Scenarios\HypervisorEnforcedCodeIntegrity";
 
+/// The policy against drivers for certain hardware ids: its key, its switch (and the key of its list), most entries looked at.
+const RESTRICTIONS: &str = r"HKLM\SOFTWARE\Policies\Microsoft\Windows\DeviceInstall\Restrictions";
+const DENIED: &str = "DenyDeviceIDs";
+const DENIED_MOST: u32 = 64;
+
 /// Everything that the guest can say about its cards.
 pub(super) fn report() -> Report {
     // Said once and not guessed: this version has no source for them in Windows.
@@ -43,6 +48,7 @@ pub(super) fn report() -> Report {
         // Memory integrity is a part of it; without that, Windows tells it only through WMI.
         vbs: facts::memory_integrity().filter(|on| *on),
         hypervisor_launch_type: launch_type(&mut values),
+        install_denied: install_denied().map_err(|e| values.unknown.push(format!("{DENIED}: {e}"))).ok(),
     };
     let version = values.version();
     let (present, hypervisor) = facts::hypervisor();
@@ -120,6 +126,21 @@ fn launch_type(values: &mut Values<'_>) -> Option<String> {
     let entry = values.text(&element(BOOT_MANAGER, "23000003"), "Element")?;
     let bytes = values.get(&element(&entry, "250000f0"), "Element")?.bytes;
     devnodes::launch_type(&bytes)
+}
+
+/// Hardware ids for which no driver is installed; the entries are numbered, by us and by Windows' own editor of policies.
+fn install_denied() -> std::io::Result<Vec<String>> {
+    let on = registry::get(RESTRICTIONS, DENIED)?.and_then(|value| value.as_dword());
+    let mut ids = Vec::new();
+    for n in 1..=DENIED_MOST {
+        if on.is_none_or(|on| on == 0) {
+            break;
+        }
+        ids.extend(
+            registry::get(&format!(r"{RESTRICTIONS}\{DENIED}"), &n.to_string())?.and_then(|id| id.as_text()),
+        );
+    }
+    Ok(ids)
 }
 
 /// From the build number, because `ProductName` says "Windows 10" in a Windows 11, too.

@@ -15,7 +15,7 @@ use windows_sys::Win32::System::Services::{
 };
 
 use super::api::registry::{self, Raw};
-use super::api::{account, machine, service::Service};
+use super::api::{account, devices, machine, service::Service};
 use super::service;
 use crate::executor::place::Place;
 use crate::executor::process::{Argument, Program};
@@ -118,6 +118,7 @@ impl Actor for Windows {
                 steps.into_iter().flatten().try_for_each(|words| powercfg(words, &log, limit))?;
                 Ok(Done::now(Outcome::Done))
             }
+            Task::ScanDevices => done(devices::scan(), "looking for devices again"),
             Task::Restart { .. } => Ok(Done::now(Outcome::Done)), // the executor's own business
         }
     }

@@ -49,11 +49,16 @@ fn without_driver(report: &Report, card: &Subject) -> String {
     }
 }
 
+/// Whether a driver of that name holds a device without driving it.
+pub(crate) fn holds_only(name: &str) -> bool {
+    HOLDERS.iter().any(|holder| name.eq_ignore_ascii_case(holder))
+}
+
 /// The driver of the card's video function, if it is one that drives.
 fn driver<'a>(report: &'a Report, card: &Subject) -> Option<&'a str> {
     let function = report.function(&card.video().guest)?;
     let name = function.driver.as_deref()?;
-    let holds = HOLDERS.iter().any(|holder| name.eq_ignore_ascii_case(holder));
+    let holds = holds_only(name);
     let nvidia = function.node.is_some() && card.video().shown_as.to_string().starts_with("10de:");
     let other = nvidia && !name.eq_ignore_ascii_case(NVIDIA_SERVICE);
     (!holds && !other).then_some(name)

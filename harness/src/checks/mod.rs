@@ -16,6 +16,7 @@ mod subject;
 mod windows;
 mod work;
 
+pub(crate) use driver::holds_only;
 pub use given_back::{Returned, given_back};
 pub use own::Ran;
 pub use picture::is_placeholder;

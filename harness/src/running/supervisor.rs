@@ -155,6 +155,8 @@ pub(super) struct Run {
     pub(super) first_start: Option<FirstStart>,
     /// To be mounted in a guest that starts.
     pub(super) shares: Vec<SharePlan>,
+    /// Of a guest whose driver is kept as it is.
+    pub(super) keep_driver: Option<Plan>,
 }
 
 impl Run {
@@ -199,6 +201,7 @@ impl Run {
             note,
             announced: false,
             first_start: None,
+            keep_driver: None,
             shares: Vec::new(),
         })
     }
@@ -296,6 +299,7 @@ impl Run {
         };
         let ready_limit = Duration::from_secs(start.plan.checks.ready_limit);
         self.first_start.clone_from(&start.first_start);
+        self.keep_driver = start.plan.driver.keep.then(|| start.plan.clone());
         Ok(self.watch(machine, tpm, Some(taken.lease), Some(ready_limit)))
     }
 

@@ -4,18 +4,19 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{RecvTimeoutError, SyncSender};
 use std::time::{Duration, Instant};
 
+use no43_builder::plan::Plan;
 use no43_machine::agent::ShutdownMode;
 use no43_machine::{AgentError, Event, Machine};
 use serde_json::{Value, json};
 
-use super::control::Wake;
+use super::control::{Shared, Wake};
 use super::ending::{Ending, ending, panic_words};
 use super::event::{Answer, Ask, Happened};
 use super::first_start;
 use super::logind::Patience;
 use super::note::Stage;
 use super::supervisor::Run;
-use crate::words;
+use crate::{driver_lock, words};
 
 /// For the guest when this process is asked to end without a limit: systemd gives a service 90 s.
 const SIGNAL_LIMIT: Duration = Duration::from_secs(80);
@@ -114,6 +115,7 @@ impl<'a> Watch<'a> {
             let instance = self.run.instance.clone();
             first_start::Giving { request, instance, events: self.machine.subscribe(), limit }
         });
+        let keep_driver = self.run.keep_driver.take();
         let kept = self.run.instance.record.disks.iter().filter(|disk| disk.path.is_none());
         let kept: Vec<(String, String)> = kept.map(|disk| (disk.serial.clone(), disk.name.clone())).collect();
         let shares: Vec<_> = self.run.shares.iter().filter(|share| share.to.is_some()).cloned().collect();
@@ -143,6 +145,9 @@ impl<'a> Watch<'a> {
             }
             if let Some(first) = first.filter(|_| after.is_some()) {
                 first.to(&agent, &shared);
+            }
+            if let Some(plan) = keep_driver.filter(|_| after.is_some()) {
+                keep(&agent, &plan, &shared);
             }
             drop(agent);
             let _ = shared.wake.send(Wake::Ready(after));
@@ -288,6 +293,21 @@ impl<'a> Watch<'a> {
         let quit = self.machine.quit().is_ok() && self.machine.wait_exit(QUIT_LIMIT).is_some();
         if !quit && !self.machine.kill() {
             self.run.hub().warn("QEMU's process cannot be killed: a device hangs in the kernel");
+        }
+    }
+}
+
+/// Keeps the guest's driver as it is, once it has bound; a guest without one goes on.
+fn keep(agent: &no43_machine::Agent, plan: &Plan, shared: &Shared) {
+    let stop = || shared.give_up.load(Ordering::SeqCst);
+    match driver_lock::keep(agent, plan, &stop) {
+        None => {}
+        Some(Ok(done)) => {
+            shared.hub.note(format!("Windows installs no other driver for {}", done.kept.join(", ")));
+        }
+        Some(Err(why)) => {
+            let why = words::clean_to(&why, 400);
+            shared.hub.warn(format!("updates.driver = \"ours\": Windows may install another driver: {why}"));
         }
     }
 }

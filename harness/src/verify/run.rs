@@ -11,7 +11,7 @@ use crate::diagnosis::{self, Facts, Mark};
 use crate::evidence::{CheckResult, Event, Fact, Outcome, Recorder, Round, tail};
 use crate::stop::Stop;
 use crate::verdict::{FailureKind, Verdict};
-use crate::words;
+use crate::{driver_lock, words};
 use no43_builder::image::Image;
 use no43_builder::plan::{Firmware as PlannedFirmware, Lifecycle, Plan};
 use no43_host::{Inventory, kvm};
@@ -363,6 +363,7 @@ impl Run<'_, '_> {
         round: Round,
     ) -> Result<(), Failure> {
         self.ready(machine, spec, scratch)?;
+        self.keep_driver(machine);
         self.round(machine, subjects, limits, round).map(drop)
     }
 
@@ -432,6 +433,24 @@ impl Run<'_, '_> {
         };
         self.recorder.end(phase, failure.as_ref().map(|f| f.cause.as_str()));
         failure.map_or(Ok(()), Err)
+    }
+
+    /// Where the recipe says that its driver stays, before anything is asked: Windows may need another try for this card.
+    fn keep_driver(&mut self, machine: &Machine) {
+        if !self.plan.driver.keep {
+            return;
+        }
+        let why = "until the card's driver has bound; then Windows is told to install no other";
+        let phase = self.recorder.begin("keep driver", Some(driver_lock::BIND_LIMIT), why);
+        let done = driver_lock::keep(&machine.agent(), self.plan, &|| self.stop.is_set());
+        self.recorder.end(phase, None);
+        if let Some(Err(why)) = done {
+            let note = format!(
+                "updates.driver = \"ours\": Windows may install another driver: {}",
+                words::clean(&why)
+            );
+            self.recorder.note(note, true);
+        }
     }
 
     /// What is known about a guest whose agent did not come.

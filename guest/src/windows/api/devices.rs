@@ -1,10 +1,11 @@
-//! Device nodes and their properties, by SetupAPI and cfgmgr32.
+//! Device nodes and their properties, by SetupAPI and cfgmgr32; and another look for devices.
 
 use std::io;
 use std::ptr;
 
 use windows_sys::Win32::Devices::DeviceAndDriverInstallation::{
-    CM_Get_DevNode_Status, DIGCF_ALLCLASSES, DIGCF_PRESENT, HDEVINFO, SP_DEVINFO_DATA,
+    CM_Get_DevNode_Status, CM_LOCATE_DEVNODE_NORMAL, CM_Locate_DevNodeW, CM_REENUMERATE_RETRY_INSTALLATION,
+    CM_Reenumerate_DevNode, CR_SUCCESS, DIGCF_ALLCLASSES, DIGCF_PRESENT, HDEVINFO, SP_DEVINFO_DATA,
     SetupDiDestroyDeviceInfoList, SetupDiEnumDeviceInfo, SetupDiGetClassDevsW, SetupDiGetDeviceInstanceIdW,
     SetupDiGetDevicePropertyW,
 };
@@ -128,4 +129,18 @@ fn property(set: &Set, data: &SP_DEVINFO_DATA, key: &DEVPROPKEY) -> Option<Value
     let (done, kind, length) = ask(&mut bytes);
     bytes.truncate(length as usize);
     done.then_some(Value { kind, bytes })
+}
+
+/// Looks for devices again, as Device Manager's menu does, and tries drivers again where none could be installed (Microsoft,
+/// `CM_Reenumerate_DevNode`). It returns before that has ended.
+pub(crate) fn scan() -> io::Result<()> {
+    let checked = |answer: u32| match answer {
+        CR_SUCCESS => Ok(()),
+        code => Err(io::Error::other(format!("the configuration manager answers with {code}"))),
+    };
+    let mut root = 0;
+    // SAFETY: no name means the root of all devices; the number takes the answer.
+    checked(unsafe { CM_Locate_DevNodeW(&raw mut root, ptr::null(), CM_LOCATE_DEVNODE_NORMAL) })?;
+    // SAFETY: the node is the root.
+    checked(unsafe { CM_Reenumerate_DevNode(root, CM_REENUMERATE_RETRY_INSTALLATION) })
 }

@@ -309,11 +309,13 @@ fn driver(scene: &Scene) -> Result<()> {
     ] {
         let _ = fs::remove_dir_all(scene.work().join("Élodie's state"));
         disk(scene, &plan)?;
-        wine.guest(SETUP)?.ok()?;
-        ensure!(matches!(
-            events(scene)?.last().map(|event| &event.what),
-            Some(What::Finished { refused: 0, .. })
-        ));
+        wine.guest(SETUP)?.done()?;
+        let told = events(scene)?;
+        let last = told.last().map(|event| &event.what);
+        // Wine refuses the look for devices behind the registry's part, and that must be told.
+        let refused = matches!(last, Some(What::Failed { name, text, .. }) if plan.id == "driver/retry"
+            && name == "looks for devices again" && text.contains("configuration manager"));
+        ensure!(refused || matches!(last, Some(What::Finished { refused: 0, .. })), "{last:?}");
         let value = wine.registry(KEY, "DenyDeviceIDs")?;
         ensure!(value.contains(on), "the switch is {value}");
         let list =

@@ -5,7 +5,7 @@ mod driver;
 mod keep;
 mod media;
 
-use crate::binaries::{self, Binaries};
+use crate::binaries::{self, Binaries, Profile};
 use crate::stats::{median, median_interval};
 use crate::steps::seconds;
 use crate::{Install, Tier, packages};
@@ -83,9 +83,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     eprintln!("  packages   {}", packages::ensure_installed(Tier::Bench, options.install.permission())?);
     let (root, sh) = (binaries::root()?, Shell::new()?);
     sh.change_dir(&root);
-    let binaries = Binaries::of(&root);
+    let binaries = Binaries::of(&root, Profile::Release);
     binaries.announce(&sh);
-    for command in binaries::build_commands(&sh) {
+    for command in binaries::build_commands(&sh, Profile::Release) {
         command.run().context("failed to build what is measured")?;
     }
     let bench = Bench {
@@ -171,7 +171,7 @@ fn spawn(b: &Bench<'_>) -> Result<Vec<Figure>> {
     let features = "--no-default-features";
     let command = cmd!(
         sh,
-        "cargo run -q --profile lab -p no43-machine {features} --example spawn_bench -- --pairs 50 --json"
+        "cargo run -q --release -p no43-machine {features} --example spawn_bench -- --pairs 50 --json"
     );
     let text = command.quiet().read().context("failed to run machine's spawn_bench")?;
     let measured: Value = serde_json::from_str(text.trim()).context("spawn_bench printed no JSON")?;

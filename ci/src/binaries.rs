@@ -25,14 +25,33 @@ pub(crate) struct Binaries {
     pub(crate) windows_guest: PathBuf,
 }
 
+/// What is tested is quick to build; what is measured is what people run.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Profile {
+    /// For tests and the demo.
+    Lab,
+    /// For figures.
+    Release,
+}
+
+impl Profile {
+    /// Cargo's name of it, and of its folder.
+    fn name(self) -> &'static str {
+        match self {
+            Profile::Lab => "lab",
+            Profile::Release => "release",
+        }
+    }
+}
+
 impl Binaries {
     /// Where they will be, under the target folder of `root`.
-    pub(crate) fn of(root: &Path) -> Self {
+    pub(crate) fn of(root: &Path, profile: Profile) -> Self {
         let target =
             std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |t| root.join(t));
         Self {
-            no43: target.join(TARGET).join("lab/no43"),
-            guest: target.join("lab/no43-guest"),
+            no43: target.join(TARGET).join(profile.name()).join("no43"),
+            guest: target.join(profile.name()).join("no43-guest"),
             windows_guest: target.join(WINDOWS).join("windows/no43-guest.exe"),
         }
     }
@@ -50,12 +69,12 @@ impl Binaries {
 /// The commands that build both.
 ///
 /// `no43` leaves the D-Bus display out: its C libraries cannot be linked statically from Debian's packages.
-pub(crate) fn build_commands(sh: &Shell) -> Vec<Cmd<'_>> {
-    let features = "--no-default-features";
+pub(crate) fn build_commands(sh: &Shell, profile: Profile) -> Vec<Cmd<'_>> {
+    let (features, profile) = ("--no-default-features", profile.name());
     vec![
-        cmd!(sh, "cargo build -q --profile lab --target {TARGET} -p no43 {features}")
+        cmd!(sh, "cargo build -q --profile {profile} --target {TARGET} -p no43 {features}")
             .env("RUSTFLAGS", "-C target-feature=+crt-static"),
-        cmd!(sh, "cargo build -q --profile lab -p no43-guest"),
+        cmd!(sh, "cargo build -q --profile {profile} -p no43-guest"),
     ]
 }
 

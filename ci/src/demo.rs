@@ -1,6 +1,6 @@
 //! `ci/demo`: packages, build, then the whole main job in the lab.
 
-use crate::binaries::{self, Binaries};
+use crate::binaries::{self, Binaries, Profile};
 use crate::steps::{Counts, Outcome, Step, seconds, summary};
 use crate::{Install, Tier, packages};
 use anyhow::{Context, Result};
@@ -50,12 +50,12 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
 
     let sh = Shell::new()?;
     sh.change_dir(&root);
-    let binaries = Binaries::of(&root);
+    let binaries = Binaries::of(&root, Profile::Lab);
     binaries.announce(&sh);
     if !options.keep {
         sh.remove_path(EVIDENCE).with_context(|| format!("failed to empty {EVIDENCE}/"))?;
     }
-    let mut steps = vec![Step::run("build", binaries::build_commands(&sh))?];
+    let mut steps = vec![Step::run("build", binaries::build_commands(&sh, Profile::Lab))?];
     if steps[0].outcome == Outcome::Passed {
         let no43 = &binaries.no43;
         steps.push(Step::run("main job", vec![cmd!(sh, "{no43} {MAIN_JOB...}")])?);

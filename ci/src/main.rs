@@ -87,7 +87,7 @@ fn windows() -> Result<bool> {
     let sh = xshell::Shell::new()?;
     sh.change_dir(&root);
     let step = steps::Step::run("windows", vec![binaries::windows_build_command(&sh)?])?;
-    let program = binaries::Binaries::of(&root).windows_guest;
+    let program = binaries::Binaries::of(&root, binaries::Profile::Lab).windows_guest;
     if step.outcome == steps::Outcome::Passed {
         println!("{}", program.display());
     }

@@ -1,6 +1,6 @@
 //! `ci/test`: everything that must hold, in order of price.
 
-use crate::binaries::{self, Binaries};
+use crate::binaries::{self, Binaries, Profile};
 use crate::steps::{Counts, Outcome, Step, seconds, summary};
 use crate::{Install, Tier, packages};
 use anyhow::{Result, ensure};
@@ -101,7 +101,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     if options.soak {
         sh.set_var("NO43_SOAK", "1");
     }
-    let binaries = Binaries::of(&root);
+    let binaries = Binaries::of(&root, Profile::Lab);
     binaries.announce(&sh);
 
     let chosen = |s: &&Stage| options.only.is_empty() || options.only.iter().any(|o| o == s.name);
@@ -110,7 +110,7 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let mut built = None;
     for stage in STAGES.iter().filter(chosen) {
         if SUITES.contains(&stage.name) && built.is_none() {
-            let step = Step::run("build", binaries::build_commands(&sh))?;
+            let step = Step::run("build", binaries::build_commands(&sh, Profile::Lab))?;
             built = Some(step.outcome == Outcome::Passed);
             steps.push(step);
         }

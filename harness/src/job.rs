@@ -72,6 +72,8 @@ pub struct JobEnded {
     pub code: u8,
     /// The machine that was left running.
     pub kept: Option<String>,
+    /// From running guest CPUs to the first answer of the guest's agent. `None` if it did not come to that.
+    pub boot_ms: Option<u64>,
     /// From the first answer of the guest's agent to the command's end.
     pub command_ms: u64,
 }
@@ -100,17 +102,18 @@ impl Running<'_> {
     pub fn run(mut self, launch: &Launch<'_>, request: &Request, job: &Job) -> JobEnded {
         let client = match launch.launch(request, self.name) {
             Ok(client) => client,
-            Err(refusal) => return ended(Err(refusal), 0),
+            Err(refusal) => return ended(Err(refusal), None, 0),
         };
         let mut client = match client.follow(true) {
             Ok(client) => client,
-            Err(error) => return ended(Err(lost(&error)), 0),
+            Err(error) => return ended(Err(lost(&error)), None, 0),
         };
         let ready = self.until_ready(&mut client);
+        let boot_ms = ready.as_ref().ok().copied();
         let began = Instant::now();
-        let done = ready.and_then(|()| self.work(job));
+        let done = ready.and_then(|_| self.work(job));
         let command_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let mut result = ended(done, command_ms);
+        let mut result = ended(done, boot_ms, command_ms);
         let runs_on = self.runs.row(self.name).is_some_and(|row| row.pid.is_some());
         if job.keep_on_failure
             && result.code != exit_codes::OK
@@ -141,13 +144,14 @@ impl Running<'_> {
         }
     }
 
-    fn until_ready(&mut self, client: &mut Client) -> Step<()> {
+    /// Milliseconds from running guest CPUs to the agent's first answer.
+    fn until_ready(&mut self, client: &mut Client) -> Step<u64> {
         loop {
             self.stopped()?;
             let Some(line) = client.next(TICK).map_err(|error| lost(&error))? else { continue };
             (self.heard)(&line);
             match line.what {
-                Happened::Ready { .. } => return Ok(()),
+                Happened::Ready { after_ms } => return Ok(after_ms),
                 Happened::NotReady { limit_s } => {
                     return Err(guest(format!(
                         "the guest's agent did not answer within {limit_s} s (checks.ready)"
@@ -294,13 +298,12 @@ impl Running<'_> {
     }
 }
 
-fn ended(done: Step<u8>, command_ms: u64) -> JobEnded {
-    match done {
-        Ok(exit) => JobEnded { exit: Some(exit), problem: None, code: exit, kept: None, command_ms },
-        Err(Refusal { code, cause }) => {
-            JobEnded { exit: None, problem: Some(cause), code, kept: None, command_ms }
-        }
-    }
+fn ended(done: Step<u8>, boot_ms: Option<u64>, command_ms: u64) -> JobEnded {
+    let (exit, problem, code) = match done {
+        Ok(exit) => (Some(exit), None, exit),
+        Err(Refusal { code, cause }) => (None, Some(cause), code),
+    };
+    JobEnded { exit, problem, code, kept: None, boot_ms, command_ms }
 }
 
 fn guest(cause: impl AsRef<str>) -> Refusal {

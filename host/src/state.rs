@@ -495,9 +495,10 @@ fn write<T: Serialize>(dir: &Path, kind: &str, name: &str, value: &T) -> Result<
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
     let aside = dir.join(format!(".{name}.{}.{number}.tmp", std::process::id()));
     let written = (|| {
+        let mut text = serde_json::to_vec_pretty(value)?;
+        text.push(b'\n');
         let mut file = File::create(&aside)?;
-        serde_json::to_writer_pretty(&mut file, value)?;
-        file.write_all(b"\n")?;
+        file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&aside, &path)?;
         File::open(&dir)?.sync_all()

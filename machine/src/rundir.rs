@@ -124,17 +124,20 @@ impl RunDirs {
         let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
         pids.filter_map(|pid| {
             let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+            if !line.windows(words.len()).any(|part| part == words) {
+                return None; // nearly every process of a host, at every start of a machine
+            }
             let argv: Vec<String> = line
                 .split(|byte| *byte == 0)
                 .map(|word| String::from_utf8_lossy(word).into_owned())
                 .collect();
-            let is_ours =
-                line.windows(words.len()).any(|part| part == words) && argv.first()?.contains("qemu");
-            let start_time = process::start_time(pid).ok().filter(|_| is_ours)?;
+            if !argv.first()?.contains("qemu") {
+                return None;
+            }
             Some(RunRecord {
                 name: name_in(&argv)?,
                 pid,
-                start_time,
+                start_time: process::start_time(pid).ok()?,
                 qmp_socket: self.qmp_socket(),
                 agent_socket: socket.clone(),
                 argv,

@@ -1,4 +1,5 @@
-//! Kept machines: from `no43 run` to running guest CPUs against QEMU by hand, and what watches over a machine.
+//! Kept machines: from `no43 run` to running guest CPUs against QEMU by hand, what watches over a machine, what a new
+//! instance costs, and what a job costs beyond its guest.
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
@@ -7,12 +8,14 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+use xshell::cmd;
 
 use super::{Bench, Figure, timed};
 
 /// A guest without a card, so that no lab is needed.
 const RECIPE: &str = "extends = \"lab-guest.toml\"\ncard = []\n[checks]\ncard = false\ndriver = false\nconnector = false\npicture = false\nlifecycle = []\n";
 const ROUNDS: usize = 20;
+const JOBS: usize = 5;
 /// What a person writes to QEMU to know that the guest runs.
 const ASK: &[u8] = b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"query-status\"}\n";
 /// For a supervisor to come to rest after the start.
@@ -26,10 +29,21 @@ pub(super) fn keep(b: &Bench<'_>) -> Result<Vec<Figure>> {
         std::fs::copy(file.path(), recipes.join(file.file_name()))?;
     }
     std::fs::write(recipes.join("keep.toml"), RECIPE)?;
-    let machines = Machines { b, dir: scratch.path() };
+    // a person's state is in $XDG_RUNTIME_DIR, which is memory; another file system would add its syncs
+    let memory = Path::new("/dev/shm");
+    let memory = if memory.is_dir() { memory } else { scratch.path() };
+    let state = tempfile::Builder::new().prefix("n43-").tempdir_in(memory)?;
+    let machines = Machines { b, dir: scratch.path(), state: state.path() };
     timed(&mut machines.no43(&["build", "recipes/keep.toml"]))
         .context("failed to build the guest's image")?;
 
+    let mut figures = starts(&machines)?;
+    figures.push(machines.instances()?);
+    figures.push(machines.jobs()?);
+    Ok(figures)
+}
+
+fn starts(machines: &Machines<'_>) -> Result<Vec<Figure>> {
     let (mut ours, mut peer, mut memory) = (Vec::new(), Vec::new(), Vec::new());
     // the first pair warms up
     for round in 0..=ROUNDS {
@@ -56,6 +70,7 @@ pub(super) fn keep(b: &Bench<'_>) -> Result<Vec<Figure>> {
 struct Machines<'a> {
     b: &'a Bench<'a>,
     dir: &'a Path,
+    state: &'a Path,
 }
 
 /// One run, from the command to the end of its machine.
@@ -70,7 +85,7 @@ struct Run {
 impl Machines<'_> {
     fn no43(&self, args: &[&str]) -> Command {
         let mut command = self.b.no43(args);
-        command.current_dir(self.dir).env("NO43_STATE", self.dir.join("state"));
+        command.current_dir(self.dir).env("NO43_STATE", self.state);
         command.env("NO43_INSTANCES", self.dir.join("instances"));
         command
     }
@@ -93,7 +108,7 @@ impl Machines<'_> {
         std::thread::sleep(REST);
         let event: Value = serde_json::from_str(&line)?;
         let qemu = event.get("pid").and_then(Value::as_u64).with_context(|| format!("no pid in {line}"))?;
-        let note = self.dir.join("state/m/keep/run.json");
+        let note = self.state.join("m/keep/run.json");
         let note: Value = serde_json::from_slice(&std::fs::read(note)?)?;
         let supervisor = note.pointer("/supervisor/pid").and_then(Value::as_u64).context("no supervisor")?;
         let argv = std::fs::read(format!("/proc/{qemu}/cmdline"))?;
@@ -105,10 +120,56 @@ impl Machines<'_> {
         })
     }
 
+    /// The example measures both sides itself: a command would count its own start and a plan.
+    fn instances(&self) -> Result<Figure> {
+        let (sh, guest, rounds) = (self.b.sh, &self.b.guest, ROUNDS.to_string());
+        let recipe = self.dir.join("recipes/keep.toml");
+        let command = cmd!(
+            sh,
+            "cargo run -q --release -p no43-harness --example instance_bench -- {recipe} {guest} {rounds}"
+        );
+        let text = command.quiet().read().context("failed to run harness's instance_bench")?;
+        let measured: Value = serde_json::from_str(text.trim()).context("instance_bench printed no JSON")?;
+        let column = |key: &str| -> Result<Vec<f64>> {
+            let list = measured.get(key).and_then(Value::as_array);
+            let list = list.with_context(|| format!("instance_bench printed no {key}"))?;
+            Ok(list.iter().filter_map(Value::as_f64).collect())
+        };
+        Ok(Figure {
+            name: "a new instance",
+            ours: column("no43_ms")?,
+            peer: Some(("qemu-img create of its overlay", column("qemu_img_ms")?)),
+            unit: "ms",
+            aim: "at most 10 ms added",
+        })
+    }
+
+    /// Of a job that does nothing, all that is not its guest's boot.
+    fn jobs(&self) -> Result<Figure> {
+        let mut ours = Vec::new();
+        for _ in 0..JOBS {
+            let began = Instant::now();
+            let output = self.no43(&["--json", "job", "recipes/keep.toml", "--", "true"]).output()?;
+            let whole = began.elapsed().as_secs_f64() * 1000.0;
+            ensure!(output.status.success(), "the job failed: {}", String::from_utf8_lossy(&output.stderr));
+            let ended: Value = serde_json::from_slice(&output.stdout)?;
+            let boot =
+                ended.get("boot_ms").and_then(Value::as_f64).context("no boot_ms in a job's result")?;
+            ours.push(whole - boot);
+        }
+        Ok(Figure {
+            name: "a job, beyond its guest's boot",
+            ours,
+            peer: None,
+            unit: "ms",
+            aim: "under 300 ms",
+        })
+    }
+
     /// The same arguments, until QEMU says over QMP that the guest's CPUs run; then it is killed.
     fn by_hand(&self, argv: &[String]) -> Result<f64> {
         let (program, arguments) = argv.split_first().context("no program")?;
-        std::fs::create_dir_all(self.dir.join("state/m/keep"))?;
+        std::fs::create_dir_all(self.state.join("m/keep"))?;
         let by_stdio = |word: &String| word.replace("socket,id=qmp,fd=0,server=on,wait=off", "stdio,id=qmp");
         let began = Instant::now();
         let mut command = Command::new(program);

@@ -117,7 +117,7 @@ fn write_sparse(mut from: impl std::io::Read, to: &Path) -> Result<()> {
 /// Set-up disks: against one call of mcopy with a small tree, and against cp with a large one.
 pub(super) fn setup_disk(b: &Bench<'_>) -> Result<Vec<Figure>> {
     let sh = b.sh;
-    xshell::cmd!(sh, "cargo build -q --profile lab -p no43-builder --example setup_disk")
+    xshell::cmd!(sh, "cargo build -q --release -p no43-builder --example setup_disk")
         .quiet()
         .run()
         .context("failed to build builder's setup_disk")?;

@@ -171,7 +171,7 @@ fn filled() -> BTreeSet<String> {
 fn what_rows_read_is_found_out_by_somebody() {
     let filled = filled();
     let excused: BTreeSet<&str> = NOBODY_LOOKS.iter().map(|(name, _)| *name).collect();
-    let read: BTreeSet<&str> = rows::all().flat_map(super::rule::Row::reads).collect();
+    let read: BTreeSet<&str> = rows::all().flat_map(rule::Row::reads).collect();
     let unseen: Vec<&&str> =
         read.iter().filter(|name| !filled.contains(**name) && !excused.contains(**name)).collect();
     assert!(unseen.is_empty(), "rows wait for facts that nobody finds out: {unseen:?}");

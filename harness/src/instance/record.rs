@@ -192,9 +192,10 @@ pub(super) fn write_json<T: Serialize>(dir: &Path, name: &str, value: &T) -> Res
     let path = dir.join(name);
     let aside = dir.join(format!(".{name}.{}", random_hex(4)));
     let written = (|| {
+        let mut text = serde_json::to_vec_pretty(value)?;
+        text.push(b'\n');
         let mut file = File::create_new(&aside)?;
-        serde_json::to_writer_pretty(&mut file, value)?;
-        file.write_all(b"\n")?;
+        file.write_all(&text)?;
         file.sync_all()?;
         fs::rename(&aside, &path)?;
         File::open(dir)?.sync_all()

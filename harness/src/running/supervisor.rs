@@ -412,6 +412,9 @@ impl Run {
 
     /// Kept disks that another running instance has.
     fn check_disks(&self) -> Result<(), Refusal> {
+        if self.instance.record.disks.is_empty() {
+            return Ok(());
+        }
         for row in
             self.runs.list().into_iter().filter(|row| row.note.name != self.note.name && row.pid.is_some())
         {

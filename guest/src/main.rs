@@ -10,6 +10,8 @@ compile_error!("the guest program exists for Linux and Windows guests only; its 
 
 #[cfg(any(windows, test))]
 mod devnodes;
+#[cfg(any(windows, test))]
+mod event_log;
 mod executor;
 mod gpu;
 #[cfg(target_os = "linux")]

@@ -580,6 +580,9 @@ fn report(scene: &Scene) -> Result<()> {
         report.windows.is_some_and(|windows| windows.build.is_some() && windows.vbs_configured.is_none())
     );
     ensure!(report.unknown.iter().any(|text| text.contains("UEFISecureBootEnabled")), "{:?}", report.unknown);
+    let log = report.unknown.iter().find(|text| text.starts_with("event log: "));
+    println!("  Wine's event log: {} entries, {}", report.events.len(), log.map_or("no word", String::as_str));
+    ensure!(report.events.is_empty() && log.is_none_or(|text| text.len() > 15), "{:?}", report.events);
     // The card has NVIDIA's driver, whose libraries Wine does not have.
     let unknown = &report.unknown;
     ensure!(report.nvml.is_none() && unknown.iter().any(|t| t.starts_with("NVML: nvml.dll")), "{unknown:?}");

@@ -6,11 +6,11 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use no43_guest::driver_log;
 use no43_guest::problem::problem;
 use no43_guest::protocol::{
-    DriverInstall, GuestFunction, GuestMachine, PROTOCOL_VERSION, Report, WindowsFacts,
+    DriverInstall, GuestFunction, GuestMachine, PROTOCOL_VERSION, Report, SystemEvent, WindowsFacts,
 };
 
-use super::api::{devices, facts, registry};
-use crate::{devnodes, gpu};
+use super::api::{devices, events as api_events, facts, registry};
+use crate::{devnodes, event_log, gpu};
 
 const CURRENT: &str = r"HKLM\SOFTWARE\Microsoft\Windows NT\CurrentVersion";
 const SECURE_BOOT: &str = r"HKLM\SYSTEM\CurrentControlSet\Control\SecureBoot\State";
@@ -26,9 +26,8 @@ const DENIED_MOST: u32 = 64;
 /// Everything that the guest can say about its cards.
 pub(super) fn report() -> Report {
     // Said once and not guessed: this version has no source for them in Windows.
-    let mut unknown: Vec<String> = ["BARs", "connectors", "event log", "boot id"]
-        .map(|what| format!("{what}: not read in Windows"))
-        .into();
+    let mut unknown: Vec<String> =
+        ["BARs", "connectors", "boot id"].map(|what| format!("{what}: not read in Windows")).into();
     let nodes = devices::pci_nodes().unwrap_or_else(|error| {
         unknown.push(format!("device nodes: {error}"));
         Vec::new()
@@ -67,6 +66,7 @@ pub(super) fn report() -> Report {
         uptime_ms: Some(facts::uptime_ms()),
         machine: Some(GuestMachine { hypervisor_present: Some(present), hypervisor, secure_boot }),
         windows: Some(windows),
+        events: events(&mut unknown),
         driver_installs: driver_installs(&functions, &mut unknown),
         nvml: gpu::nvml(&functions, &mut unknown),
         nvidia_smi: gpu::nvidia_smi(&functions, &mut unknown),
@@ -83,6 +83,25 @@ fn msi(function: &GuestFunction) -> Option<bool> {
     let instance = &function.node.as_ref()?.instance;
     let key = format!(r"HKLM\SYSTEM\CurrentControlSet\Enum\{instance}\{VALUES}");
     registry::get(&key, "MSISupported").ok().flatten()?.as_dword().map(|number| number != 0)
+}
+
+/// What Windows logged about displays since it started.
+fn events(unknown: &mut Vec<String>) -> Vec<SystemEvent> {
+    // Entries of the start itself are stamped before the clock of the uptime runs.
+    let since = facts::uptime_ms().saturating_add(60_000);
+    let found = match api_events::newest("System", &event_log::query(since), event_log::MOST) {
+        Ok(found) => found,
+        Err(error) => {
+            unknown.push(format!("event log: {error}"));
+            return Vec::new();
+        }
+    };
+    let entry = |text: &String| {
+        event_log::entry(text)
+            .map_err(|reason| unknown.push(format!("an entry of the event log: {reason}")))
+            .ok()
+    };
+    found.iter().filter_map(entry).collect()
 }
 
 /// What Windows logged about the drivers of these functions.

@@ -82,7 +82,7 @@ impl Library {
 ///
 /// # Safety
 /// `F` must be the type of a pointer to the function at that address.
-unsafe fn as_function<F: Copy>(address: *mut std::ffi::c_void) -> Option<F> {
+pub(crate) unsafe fn as_function<F: Copy>(address: *mut std::ffi::c_void) -> Option<F> {
     const { assert!(size_of::<F>() == size_of::<*mut std::ffi::c_void>()) };
     // SAFETY: the sizes are equal, the caller answers for the type.
     (!address.is_null()).then(|| unsafe { std::mem::transmute_copy(&address) })

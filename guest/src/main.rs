@@ -14,10 +14,14 @@ mod devnodes;
 mod event_log;
 mod executor;
 mod gpu;
+#[cfg(any(windows, test))]
+mod hand_over;
 #[cfg(target_os = "linux")]
 mod linux;
 #[expect(unsafe_code, reason = "calls of drivers' libraries, each wrapped in a safe function here")]
 mod native;
+#[cfg(any(windows, test))]
+mod png;
 mod setup_command;
 mod setup_watch;
 mod smi;

@@ -185,13 +185,14 @@ pub const WORK: &[Work] = &[
     work("vulkan-compute", BOTH, "a Vulkan compute shader computes what it must"),
     work("d3d11-scene", WINDOWS, "Direct3D 11 renders a scene as it must"),
     work("d3d12-scene", WINDOWS, "Direct3D 12 renders a scene as it must"),
+    Work {
+        session: true,
+        on_request: true,
+        ..work("desktop-picture", WINDOWS, "the card shows the desktop, as a picture")
+    },
     // No program does these yet: they are here so that asking for one is told as skipped, with that reason.
     later(work("nvenc-frame", BOTH, "the encoder makes an H.264 frame")),
     later(work("optix-trace", BOTH, "OptiX traces rays with a known sum")),
-    Work {
-        session: true,
-        ..later(work("desktop-picture", WINDOWS, "the card shows the desktop, as a picture"))
-    },
 ];
 
 /// The work that is done without being asked for: for a guest (`linux` or `windows`) and a card of `vendor`.

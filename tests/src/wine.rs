@@ -120,10 +120,10 @@ pub struct Screen {
 }
 
 impl Screen {
-    /// Starts `Xvfb` on a number that it finds itself, and waits until it serves.
+    /// Starts `Xvfb`, with the old woven ground that shows that somebody looks at it, on a number that it finds itself, and waits until it serves.
     pub fn start() -> Result<Self> {
         let mut command = Command::new("Xvfb");
-        command.args(["-displayfd", "1", "-screen", "0", "640x480x24", "-nolisten", "tcp"]);
+        command.args(["-displayfd", "1", "-screen", "0", "640x480x24", "-retro", "-nolisten", "tcp"]);
         let server = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
         let mut screen = Self { server: server.context("failed to start Xvfb")?, name: String::new() };
         let stdout = screen.server.stdout.take().context("Xvfb has no output")?;

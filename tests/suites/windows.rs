@@ -535,10 +535,40 @@ fn direct3d(scene: &Scene) -> Result<()> {
             shown = adapter.id;
         }
     }
+    desktop(scene, &wine, &screen)?;
     // Asked for as the card that it says it is.
     let results = work(&["--adapter", &shown.context("no id")?])?;
     let soft = |r: &WorkResult| (r.outcome, r.cause) == (WorkOutcome::Skipped, Some(WorkCause::OnlySoftware));
     ensure!(results.len() == 2 && results.iter().all(soft), "{results:?}");
+    Ok(())
+}
+
+/// The screen's woven ground as a picture; and what is said where the picture has to be taken in another session.
+fn desktop(scene: &Scene, wine: &Wine<'_>, screen: &Screen) -> Result<()> {
+    let work = |words: &[&str]| -> Result<WorkResult> {
+        let all = ["work", "--json", "--adapter", "software", "--only", "desktop-picture", "--out", r"F:\"];
+        let seen = screen.of(wine.guest(&[&all, words].concat())?).done()?;
+        let mut results = no43_guest::work::parse_work(seen.stdout.as_bytes())?.results;
+        results.pop().with_context(|| format!("no result: {seen:?}"))
+    };
+    let result = work(&[])?;
+    println!("  {}: {} ms, {:?}", result.name, result.duration_ms, result.metrics);
+    ensure!(
+        result.outcome == WorkOutcome::Passed && result.picture.as_deref() == Some("desktop.png"),
+        "{result:?}"
+    );
+    let picture = image::open(scene.work().join("desktop.png"))?.into_rgb8();
+    let mut shades = picture.pixels().map(|pixel| pixel.0).collect::<Vec<_>>();
+    shades.sort_unstable();
+    shades.dedup();
+    ensure!(picture.dimensions() == (640, 480) && shades == [[0; 3], [255; 3]], "{shades:?}");
+    // Wine's scheduler takes the task, and never runs any.
+    let handed = work(&["--hand-over", "--limit-seconds", "4"])?;
+    println!("  handed over: {:?}", handed.reason);
+    ensure!((handed.outcome, handed.cause) == (WorkOutcome::Failed, Some(WorkCause::TimedOut)), "{handed:?}");
+    let left = fs::read_dir(wine.drive_c("ProgramData/no43"))?.flatten().map(|entry| entry.file_name());
+    let left: Vec<_> = left.filter(|name| name.to_string_lossy().starts_with("no43-hand-over")).collect();
+    ensure!(left.is_empty(), "{left:?} is left of a task");
     Ok(())
 }
 
@@ -581,7 +611,11 @@ fn report(scene: &Scene) -> Result<()> {
     );
     ensure!(report.unknown.iter().any(|text| text.contains("UEFISecureBootEnabled")), "{:?}", report.unknown);
     let log = report.unknown.iter().find(|text| text.starts_with("event log: "));
-    println!("  Wine's event log: {} entries, {}", report.events.len(), log.map_or("no word", String::as_str));
+    println!(
+        "  Wine's event log: {} entries, {}",
+        report.events.len(),
+        log.map_or("no word", String::as_str)
+    );
     ensure!(report.events.is_empty() && log.is_none_or(|text| text.len() > 15), "{:?}", report.events);
     // The card has NVIDIA's driver, whose libraries Wine does not have.
     let unknown = &report.unknown;

@@ -36,14 +36,7 @@ pub(super) fn scene_12(task: &Task, result: &mut WorkResult) -> Result<(), Stop>
 }
 
 fn scene(interface: &str, render: Render, task: &Task, result: &mut WorkResult) -> Result<(), Stop> {
-    let devices = dxgi::adapters().map_err(|absent| match absent {
-        dxgi::Absent::Library(text) => Stop::new(WorkCause::NoLibrary, text),
-        // a system without any display, or Wine without a screen
-        dxgi::Absent::Failed(failed) if failed.is_unsupported() => {
-            Stop::new(WorkCause::NoComputeDevice, format!("DXGI has no adapter: {failed}"))
-        }
-        dxgi::Absent::Failed(failed) => failed.into(),
-    })?;
+    let devices = adapters()?;
     let wine = dxgi::is_wine();
     let adapters: Vec<WorkAdapter> = devices.iter().map(|device| adapter(device, wine)).collect();
     let chosen = task.target.find(interface, &adapters)?;
@@ -74,7 +67,18 @@ fn scene(interface: &str, render: Render, task: &Task, result: &mut WorkResult) 
     Ok(())
 }
 
-fn adapter(device: &Adapter, wine: bool) -> WorkAdapter {
+pub(super) fn adapters() -> Result<Vec<Adapter>, Stop> {
+    dxgi::adapters().map_err(|absent| match absent {
+        dxgi::Absent::Library(text) => Stop::new(WorkCause::NoLibrary, text),
+        // a system without any display, or Wine without a screen
+        dxgi::Absent::Failed(failed) if failed.is_unsupported() => {
+            Stop::new(WorkCause::NoComputeDevice, format!("DXGI has no adapter: {failed}"))
+        }
+        dxgi::Absent::Failed(failed) => failed.into(),
+    })
+}
+
+pub(super) fn adapter(device: &Adapter, wine: bool) -> WorkAdapter {
     let software =
         wine || device.software || renders_on_processor(&device.name, device.vendor, device.device);
     let part = |version: u64, shift: u32| version >> shift & 0xffff;

@@ -6,6 +6,8 @@
 mod answer;
 mod cuda;
 #[cfg(windows)]
+mod desktop;
+#[cfg(windows)]
 mod direct3d;
 mod run;
 #[cfg(any(windows, test))]
@@ -14,6 +16,8 @@ mod target;
 mod vulkan;
 
 pub(crate) use run::{Item, Options, nvidia_smi, nvml, print_nvidia_smi, print_nvml};
+
+use std::path::PathBuf;
 
 use no43_guest::work::{Metric, WorkCause, WorkResult};
 use target::Target;
@@ -45,6 +49,9 @@ pub(crate) struct Task {
     memory_percent: u8,
     /// Picks the numbers that are worked on.
     seed: u32,
+    /// Where a picture goes, if somebody wants it.
+    #[cfg_attr(not(windows), expect(dead_code, reason = "only work of Windows leaves a picture"))]
+    out: Option<PathBuf>,
 }
 
 /// Does the work of that name; what it ran on and what it measured goes into `result` as soon as it is known.
@@ -60,6 +67,8 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("d3d11-scene", direct3d::scene_11),
     #[cfg(windows)]
     ("d3d12-scene", direct3d::scene_12),
+    #[cfg(windows)]
+    ("desktop-picture", desktop::picture),
 ];
 
 fn metric(name: &str, value: u64, unit: &str) -> Metric {

@@ -1,6 +1,8 @@
 //! The command line of `work`, the choice of what is done, and one process per piece with its limit.
 
+use std::ffi::OsStr;
 use std::io::Read as _;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -10,6 +12,8 @@ use no43_guest::protocol::{GuestFunction, PROTOCOL_VERSION};
 use no43_guest::work::{WORK, Work, WorkCause, WorkOutcome, WorkReport, WorkResult, default_work};
 
 use super::target::Target;
+#[cfg(windows)]
+use crate::hand_over;
 use crate::native::nvml;
 use crate::smi;
 
@@ -43,6 +47,12 @@ pub(crate) struct Options {
     /// Print JSON for the harness instead of text for a person
     #[arg(long)]
     json: bool,
+    /// Folder for pictures that work leaves
+    #[arg(long, value_name = "FOLDER")]
+    out: Option<PathBuf>,
+    /// Hand work that needs a desktop over to the session of whoever is logged on, also from that session
+    #[arg(long, hide = true)]
+    hand_over: bool,
     /// List the work that there is and what it shows
     #[arg(long, conflicts_with = "only")]
     list: bool,
@@ -58,6 +68,11 @@ pub(crate) struct Item {
     memory_percent: u8,
     #[arg(long)]
     seed: u32,
+    #[arg(long)]
+    out: Option<PathBuf>,
+    /// A file for the answer instead of standard output, which a scheduled task does not have
+    #[arg(long)]
+    answer: Option<PathBuf>,
 }
 
 /// `linux` or `windows`.
@@ -108,24 +123,60 @@ impl Options {
         self.only.iter().map(row).collect()
     }
 
+    /// In the session of the logged-on user, if this one has no desktop; `None`: it has.
+    #[cfg(windows)]
+    fn handed_over(&self, words: Vec<String>, limit: Duration) -> Option<Result<Vec<u8>, Stop>> {
+        if !self.hand_over && !hand_over::is_needed() {
+            return None;
+        }
+        Some(hand_over::run(words, limit, self.out.as_deref()).map_err(|why| no_answer(why, limit)))
+    }
+
+    /// Linux has no such sessions.
+    #[cfg(not(windows))]
+    fn handed_over(&self, _: Vec<String>, _: Duration) -> Option<Result<Vec<u8>, Stop>> {
+        None
+    }
+
     /// One piece in its own process.
     fn one(&self, program: &std::path::Path, row: &Work, adapter: &str) -> WorkResult {
         let start = Instant::now();
         let limit = Duration::from_secs(self.limit_seconds.unwrap_or(row.limit_seconds));
-        let mut command = Command::new(program);
-        command.args(["work-item", row.name, "--adapter", adapter]);
-        command.args([
-            "--memory-percent",
-            &self.memory_percent.to_string(),
-            "--seed",
-            &self.seed.to_string(),
-        ]);
-        let mut result = answer(command, limit, Until::Line)
+        let (percent, seed) = (self.memory_percent.to_string(), self.seed.to_string());
+        let words =
+            ["work-item", row.name, "--adapter", adapter, "--memory-percent", &percent, "--seed", &seed];
+        let here = || {
+            let mut command = Command::new(program);
+            command.args(words);
+            command.args(self.out.iter().flat_map(|out| [OsStr::new("--out"), out.as_os_str()]));
+            answer(command, limit, Until::Line)
+        };
+        let words = words.map(str::to_owned).to_vec();
+        let handed = if row.session { self.handed_over(words, limit) } else { None };
+        let mut result = handed
+            .unwrap_or_else(here)
             .and_then(|bytes| read(&bytes))
             .unwrap_or_else(|stop| ended(row.name, Err(stop)));
         result.name = row.name.to_owned();
         result.duration_ms = start.elapsed().as_millis() as u64;
         result
+    }
+}
+
+/// What a handed-over piece of work that gave no answer counts as.
+#[cfg(windows)]
+fn no_answer(why: hand_over::NoAnswer, limit: Duration) -> Stop {
+    use hand_over::NoAnswer;
+    match why {
+        NoAnswer::Nobody => Stop::new(WorkCause::NoSession, "nobody is logged on at this guest's console"),
+        NoAnswer::Failed(reason) => Stop::new(
+            WorkCause::NoSession,
+            format!("it could not be handed over to the logged-on user: {reason}"),
+        ),
+        NoAnswer::Overdue => Stop::new(
+            WorkCause::TimedOut,
+            format!("the logged-on user's session gave no answer within {} s", limit.as_secs()),
+        ),
     }
 }
 
@@ -172,7 +223,7 @@ fn smi_facts() -> Result<NvidiaFacts, String> {
 }
 
 /// Where the driver puts it: in Windows beside the system's own programs, and nowhere else is it looked for.
-fn smi_program() -> std::path::PathBuf {
+fn smi_program() -> PathBuf {
     if cfg!(windows) {
         let root = std::env::var_os("SystemRoot").unwrap_or_else(|| r"C:\Windows".into());
         std::path::Path::new(&root).join(r"System32\nvidia-smi.exe")
@@ -263,7 +314,8 @@ impl Item {
     /// Does one piece and prints its result as one line.
     pub(crate) fn run(&self, functions: &[GuestFunction]) -> Result<()> {
         let target = Target::resolve(&self.adapter, functions).map_err(anyhow::Error::msg)?;
-        let task = Task { target, memory_percent: self.memory_percent, seed: self.seed };
+        let task =
+            Task { target, memory_percent: self.memory_percent, seed: self.seed, out: self.out.clone() };
         let mut result = WorkResult::default();
         let program = PROGRAMS.iter().find(|(name, _)| *name == self.name).map(|(_, program)| *program);
         let done = match program {
@@ -277,8 +329,16 @@ impl Item {
             picture: result.picture,
             ..outcome
         };
+        let line = format!("{}\n", serde_json::to_string(&result)?);
+        if let Some(file) = &self.answer {
+            // whoever waits for it sees it whole
+            let begun = file.with_extension("begun");
+            return std::fs::write(&begun, line)
+                .and_then(|()| std::fs::rename(&begun, file))
+                .with_context(|| format!("failed to write {}", file.display()));
+        }
         let mut out = std::io::stdout().lock();
-        std::io::Write::write_all(&mut out, format!("{}\n", serde_json::to_string(&result)?).as_bytes())?;
+        std::io::Write::write_all(&mut out, line.as_bytes())?;
         std::io::Write::flush(&mut out)?;
         Ok(())
     }

@@ -5,6 +5,7 @@ use std::ptr;
 use windows_sys::core::GUID;
 
 use super::com::{Code, Failed, Raw, checked, interface, made};
+use super::screen::Part;
 use super::{Library, text};
 
 static FACTORY: GUID = GUID::from_u128(0x770aae78_f26f_4dba_a829_253c83d1b387);
@@ -29,9 +30,37 @@ interface! {
 interface! {
     /// `IDXGIAdapter1`.
     DxgiAdapter {
+        7 output(index: u32, answer: *mut Raw) -> Code;
         9 driver_version(interface: *const GUID, answer: *mut u64) -> Code;
         10 describe(answer: *mut Description) -> Code;
     }
+}
+
+interface! {
+    /// `IDXGIOutput`.
+    DxgiOutput {
+        7 describe(answer: *mut OutputDescription) -> Code;
+    }
+}
+
+/// `DXGI_OUTPUT_DESC`.
+#[repr(C)]
+struct OutputDescription {
+    name: [u16; 32],
+    /// Left, top, right, bottom.
+    place: [i32; 4],
+    attached: i32,
+    rotation: u32,
+    monitor: Raw,
+}
+
+/// An output of an adapter.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Output {
+    /// Windows shows a part of the desktop on it.
+    pub(crate) attached: bool,
+    /// Which part.
+    pub(crate) part: Part,
 }
 
 /// `DXGI_ADAPTER_DESC1`.
@@ -64,6 +93,37 @@ pub(crate) struct Adapter {
     pub(crate) driver: Option<u64>,
     /// Its own memory in bytes.
     pub(crate) memory: u64,
+}
+
+impl Adapter {
+    /// Its outputs, in the order of DXGI; one that says nothing is left out.
+    pub(crate) fn outputs(&self) -> Vec<Output> {
+        const OUTPUTS: u32 = 16;
+        let mut outputs = Vec::new();
+        for index in 0..OUTPUTS {
+            // SAFETY: the adapter lives.
+            let object =
+                made("EnumOutputs", |answer| unsafe { DxgiAdapter(self.object).output(index, answer) });
+            let Ok(object) = object else { break }; // not found: there are no more
+            let mut d = OutputDescription {
+                name: [0; 32],
+                place: [0; 4],
+                attached: 0,
+                rotation: 0,
+                monitor: ptr::null_mut(),
+            };
+            // SAFETY: it takes an answer of the size that the header says.
+            if unsafe { DxgiOutput(object).describe(&raw mut d) } < 0 {
+                continue;
+            }
+            let [left, top, right, bottom] = d.place;
+            let length =
+                |from: i32, to: i32| u32::try_from(i64::from(to) - i64::from(from)).unwrap_or_default();
+            let part = Part { left, top, width: length(left, right), height: length(top, bottom) };
+            outputs.push(Output { attached: d.attached != 0, part });
+        }
+        outputs
+    }
 }
 
 /// Why there are no adapters.
@@ -180,5 +240,9 @@ pub(crate) fn is_wine() -> bool {
 }
 
 // Sizes that a C compiler gives the structures of the headers.
-const _: () =
-    assert!(size_of::<Description>() == 312 && size_of::<OpenAdapter>() == 12 && size_of::<Query>() == 24);
+const _: () = assert!(
+    size_of::<OutputDescription>() == 96
+        && size_of::<Description>() == 312
+        && size_of::<OpenAdapter>() == 12
+        && size_of::<Query>() == 24
+);

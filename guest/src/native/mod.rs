@@ -15,6 +15,8 @@ pub(crate) mod d3d12;
 #[cfg(windows)]
 pub(crate) mod dxgi;
 pub(crate) mod nvml;
+#[cfg(windows)]
+pub(crate) mod screen;
 pub(crate) mod vulkan;
 
 use std::ffi::CStr;

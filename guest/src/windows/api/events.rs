@@ -62,10 +62,11 @@ pub(crate) fn newest(log: &str, query: &str, most: usize) -> io::Result<Vec<Stri
         // SAFETY: room for one handle, as said.
         if unsafe { (functions.next)(found.1, 1, &raw mut event, ANSWER_MS, 0, &raw mut count) } == 0 {
             let error = io::Error::last_os_error();
-            if error.raw_os_error() == Some(NO_MORE) {
-                break;
-            }
-            return Err(error);
+            return match error.raw_os_error() {
+                Some(NO_MORE) => Ok(entries),
+                Some(0) => Err(io::Error::other("EvtNext gives neither an entry nor a reason")),
+                _ => Err(error),
+            };
         }
         let event = Open(&functions, event);
         entries.extend(xml(&functions, &event, &mut buffer)?);

@@ -7,6 +7,7 @@ pub(crate) mod facts;
 pub(crate) mod machine;
 pub(crate) mod registry;
 pub(crate) mod service;
+pub(crate) mod session;
 
 use std::fs::File;
 use std::io;

@@ -89,11 +89,12 @@ fn zlib(data: &[u8]) -> Vec<u8> {
     let mut at = 0;
     while at < data.len() {
         bits.symbol(u16::from(data[at]));
-        let run = data[at + 1..].iter().take(RUN).take_while(|byte| **byte == data[at]).count();
+        let mut more = data[at + 1..].iter().take_while(|byte| **byte == data[at]).count();
         at += 1;
-        if run >= SHORTEST {
+        while more >= SHORTEST {
+            let run = more.min(RUN);
             bits.run(run as u16);
-            at += run;
+            (at, more) = (at + run, more - run);
         }
     }
     bits.symbol(256);

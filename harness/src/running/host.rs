@@ -142,7 +142,6 @@ impl Host {
 
     /// Ends a lease. `Err` says what is not as before.
     pub(super) fn give_back(&self, lease: Lease, hub: &Hub) -> Result<(), String> {
-        let had_cards = !lease.cards().is_empty();
         let back = lease.give_back(&self.privilege);
         let (cards, problem) = match back {
             Ok(GivenBack { quarantined: Some(why), .. }) => {
@@ -151,7 +150,8 @@ impl Host {
             Ok(back) => (back.to_string(), None),
             Err(error) => (String::new(), Some(format!("{error}; no43 release tries it again"))),
         };
-        if had_cards {
+        // a machine without a card, or a card that was never taken
+        if !cards.is_empty() || problem.is_some() {
             hub.say(Happened::GaveBack { cards, problem: problem.clone() });
         }
         problem.map_or(Ok(()), Err)

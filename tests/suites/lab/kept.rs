@@ -101,8 +101,26 @@ fn three(scene: &Scene, kills: u32, seconds: u64) -> Result<()> {
         for n in a b c; do no43 instance rm --yes $n > /dev/null || fail "rm $n"; done
         nothing_left
     "#;
-    script(scene, "three-cards", seconds, &format!("kills={kills}\n{body}"))
+    script(scene, "three-cards", seconds, &format!("kills={kills}\n{body}\n{HANGS}"))
 }
+
+/// A driver that does not let go of its card: a write to sysfs that never returns, here into a pipe that nobody reads.
+const HANGS: &str = r#"
+    mkfifo /run/never && mount --bind /run/never /sys/bus/pci/drivers/bochs-drm/unbind || fail "no pipe over unbind"
+    no43 run --detach --locked --ephemeral "$guest" > hangs.log 2>&1 && { cat hangs.log; fail "a card that hangs was lent"; }
+    umount /sys/bus/pci/drivers/bochs-drm/unbind; rm /run/never
+    has hangs.log "quarantine"
+    no43 gpus > gpus.log 2>&1
+    bad=$(sed -n 's/.* \(0[0-9]:00\) .*quarantine.*/\1.0/p' gpus.log | head -n 1)
+    [ "$(grep -c quarantine gpus.log)" = 1 ] || { cat gpus.log; fail "not one card is set aside"; }
+    no43 run --detach --locked --ephemeral "$guest" > next.log 2>&1 || { cat next.log; fail "the other cards do not go on"; }
+    [ "$(lent)" = 1 ] || fail "$(lent) cards are lent beside the one that hangs"
+    has next.log "lent"; grep -q "$bad" next.log && { cat gpus.log next.log hangs.log; fail "the card that hangs ($bad) was lent"; }
+    no43 stop --force $(ls "$state/m") > stop.log 2>&1 || { cat stop.log; fail "stop failed"; }
+    "$work/no43" release --end-quarantine "$bad" > ended.log 2>&1; has ended.log "no longer in quarantine"
+    no43 gpus > gpus.log 2>&1; grep -q quarantine gpus.log && { cat gpus.log; fail "$bad is still set aside"; }
+    nothing_left
+"#;
 
 pub(crate) fn three_at_once(scene: &Scene) -> Result<()> {
     three(scene, 5, 500)

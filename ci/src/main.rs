@@ -4,6 +4,7 @@ mod apt;
 mod bench;
 mod binaries;
 mod demo;
+mod fuzz;
 mod packages;
 mod stats;
 mod steps;

@@ -2,9 +2,9 @@
 
 use crate::binaries::{self, Binaries, Profile};
 use crate::steps::{Counts, Outcome, Step, seconds, summary};
-use crate::{Install, Tier, packages};
+use crate::{Install, Tier, fuzz, packages};
 use anyhow::{Result, ensure};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use xshell::{Cmd, Shell, cmd};
 
 /// Options of `ci/test`.
@@ -12,13 +12,16 @@ use xshell::{Cmd, Shell, cmd};
 pub(crate) struct Options {
     #[command(flatten)]
     install: Install,
-    /// Only these stages; may be given again (fmt, clippy, unit, docs, nix, windows, cli, store, run, install, lab)
+    /// Only these stages; may be given again (fmt, clippy, unit, docs, nix, fuzz, windows, cli, store, run, install, lab)
     #[arg(long, value_name = "STAGE")]
     only: Vec<String>,
-    /// Run the long cases too
+    /// Run the long cases too, and fuzz every parser
     #[arg(long)]
     soak: bool,
-    /// Only cases whose name holds this (end-to-end suites)
+    /// How long the stage fuzz takes, all property tests together
+    #[arg(long, value_name = "N", default_value_t = fuzz::SECONDS)]
+    fuzz_seconds: u64,
+    /// Only cases whose name holds this (end-to-end suites, fuzz)
     #[arg(long, value_name = "TEXT")]
     case: Option<String>,
 }
@@ -54,6 +57,8 @@ const STAGES: &[Stage] = &[
             vec![cmd!(sh, "sh -c {script}")]
         },
     },
+    // Has no commands of its own: see the module.
+    Stage { name: FUZZ, commands: |_, _| Vec::new() },
     Stage { name: "windows", commands: |sh, more| suite(sh, "windows", more) },
     Stage { name: "cli", commands: |sh, more| suite(sh, "cli", more) },
     Stage { name: "store", commands: |sh, more| suite(sh, "store", more) },
@@ -61,6 +66,9 @@ const STAGES: &[Stage] = &[
     Stage { name: "install", commands: |sh, more| suite(sh, "install", more) },
     Stage { name: "lab", commands: |sh, more| suite(sh, "lab", more) },
 ];
+
+/// Only with `--soak`, or by name.
+const FUZZ: &str = "fuzz";
 
 const SUITES: &[&str] = &["cli", "store", "run", "install", "lab"];
 
@@ -104,7 +112,8 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
     let binaries = Binaries::of(&root, Profile::Lab);
     binaries.announce(&sh);
 
-    let chosen = |s: &&Stage| options.only.is_empty() || options.only.iter().any(|o| o == s.name);
+    let usual = |s: &Stage| options.only.is_empty() && (s.name != FUZZ || options.soak);
+    let chosen = |s: &&Stage| usual(s) || options.only.iter().any(|o| o == s.name);
     let more: Vec<String> = options.case.iter().cloned().collect();
     let mut steps: Vec<Step> = Vec::new();
     let mut built = None;
@@ -120,6 +129,9 @@ pub(crate) fn run(options: &Options) -> Result<bool> {
             }
             name if SUITES.contains(&name) && built == Some(false) => {
                 Step::skipped(name, "its programs were not built")
+            }
+            FUZZ => {
+                fuzz::run(&sh, &root, Duration::from_secs(options.fuzz_seconds), options.case.as_deref())?
             }
             "windows" => windows(&sh, &binaries, (stage.commands)(&sh, &more))?,
             name => Step::run(name, (stage.commands)(&sh, &more))?,

@@ -348,9 +348,11 @@ proptest! {
             bytes[at] = value;
         }
         bytes.truncate(cut.max(1));
-        let begun = std::time::Instant::now();
+        // this thread's own time: on a busy machine a second of the clock says nothing
+        let time = || rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime).tv_sec;
+        let begun = time();
         let _ = display::read("x.inf", &bytes);
-        prop_assert!(begun.elapsed().as_secs() < 1);
+        prop_assert!(time() - begun < 2, "it took more than a second");
     }
 }
 

@@ -48,6 +48,11 @@ impl Failure {
     pub(crate) fn new(code: u8, message: impl Display) -> Self {
         Self { code, message: message.to_string() }
     }
+
+    /// What went wrong.
+    pub(crate) fn into_message(self) -> String {
+        self.message
+    }
 }
 
 /// Gives an error its exit code: `store.verify().or_exit(STORE)?`.

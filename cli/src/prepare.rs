@@ -116,7 +116,7 @@ pub(crate) fn guest_program() -> PathBuf {
 }
 
 /// The guest program for Windows guests: `$NO43_GUEST_WINDOWS`, else `no43-guest.exe` beside this executable.
-fn windows_guest_program() -> Result<PathBuf, Failure> {
+pub(crate) fn windows_guest_program() -> Result<PathBuf, Failure> {
     let named =
         std::env::var_os(guest_program::VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from);
     let exe = std::env::current_exe().unwrap_or_default();

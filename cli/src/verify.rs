@@ -10,10 +10,11 @@ use no43_harness::exit_codes;
 use no43_harness::instance::Instances;
 use no43_harness::report::terminal::{Live, Style};
 use no43_harness::verdict::Verdict;
-use no43_harness::verify::{self, Control, InUse, VerifyOptions};
+use no43_harness::verify::{self, Control, Elsewhere, InUse, VerifyOptions};
+use no43_host::PciAddress;
 
 use crate::context::{Context, Done, Failure, OrExit as _, print_text};
-use crate::prepare::{RecipeArgs, prepare};
+use crate::prepare::{RecipeArgs, guest_program, prepare, windows_guest_program};
 use crate::signals::stop_token;
 use no43_harness::words::duration;
 
@@ -27,6 +28,13 @@ pub(crate) struct Args {
     /// RECIPE is the name of a machine that runs: it is asked as it is, and goes on running
     #[arg(long, conflicts_with_all = ["control", "no_build", "cycles"])]
     running: bool,
+    /// RECIPE is the socket of a guest agent: a VM that somebody else built or runs is asked as it is. The guest program is
+    /// copied in, and removed afterwards
+    #[arg(long, conflicts_with_all = ["running", "control", "no_build", "cycles"])]
+    agent: bool,
+    /// With --agent: the card's address on this host, to compare the guest's view with
+    #[arg(long, value_name = "ADDRESS", requires = "agent")]
+    card: Option<PciAddress>,
     /// A recipe that must fail, run after the main one: a check that cannot fail proves nothing
     #[arg(long, value_name = "RECIPE", requires = "control_fails_in")]
     pub(crate) control: Option<PathBuf>,
@@ -53,7 +61,7 @@ pub(crate) struct Args {
 impl Args {
     /// The recipes that this command will want images of.
     pub(crate) fn recipes(&self) -> Vec<RecipeArgs> {
-        if self.running {
+        if self.running || self.agent {
             return Vec::new();
         }
         let control =
@@ -74,6 +82,13 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
         known(&options, &machine.plan)?;
         options.runs = args.runs.unwrap_or(options.runs);
         return heard(context, |sink| verify::verify_in_use(&machine, &options, &stop, sink));
+    }
+    if args.agent {
+        let vm = elsewhere(&args)?;
+        let mistake = options.choice.mistake(&verify::checks_elsewhere());
+        mistake.map_or(Ok(()), |mistake| Err(Failure::new(exit_codes::USAGE, mistake)))?;
+        options.runs = args.runs.unwrap_or(options.runs);
+        return heard(context, |sink| verify::verify_elsewhere(&vm, &options, &stop, sink));
     }
     crate::running::tend(&crate::running::runs()?)?;
     let mut ready = Vec::new();
@@ -133,6 +148,21 @@ fn in_use(named: &RecipeArgs) -> Result<InUse, Failure> {
         agent: runs.dirs(&name).agent_socket(),
         lease: row.note.lease,
         name: name.into_owned(),
+    })
+}
+
+/// Somebody else's VM, by its agent's socket.
+fn elsewhere(args: &Args) -> Result<Elsewhere, Failure> {
+    let usage = |what: String| Failure::new(exit_codes::USAGE, what);
+    if !args.recipe.sets.is_empty() {
+        return Err(usage("--set changes nothing in a machine that runs: it is checked as it is".into()));
+    }
+    verify::is_socket(&args.recipe.recipe).map_err(usage)?;
+    Ok(Elsewhere {
+        agent: args.recipe.recipe.clone(),
+        card: args.card,
+        linux_program: guest_program(),
+        windows_program: windows_guest_program().map_err(Failure::into_message),
     })
 }
 

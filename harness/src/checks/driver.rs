@@ -1,8 +1,9 @@
 //! 'driver' and 'connector': a driver of the guest has the video function, and shows a connector of it.
 
 use super::{Answer, Asking, Subject, forbidden, look_until};
-use crate::diagnosis::{Mark, is_windows};
+use crate::diagnosis::{Facts, Mark, is_windows};
 use no43_guest::protocol::{Report, Severity};
+use std::time::Duration;
 
 /// Drivers that hold a device without driving it: Linux, then what Windows falls back to.
 const HOLDERS: &[&str] = &["vfio-pci", "pci-stub", "pciback", "BasicDisplay", "BasicRender"];
@@ -13,9 +14,16 @@ const NVIDIA_SERVICE: &str = "nvlddmkm";
 pub(super) fn ask_driver(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
     let video = &card.video().guest;
     let expected = format!("a driver has the video function {video}");
-    // udev loads drivers while the agent already answers; a driver that has given up will not come back
-    let limit = asking.limits.driver;
-    let report = match look_until(asking, limit, |r| driver(r, card).is_some() || gave_up(r, card)) {
+    // udev loads drivers while the agent already answers; one that has given up will not come back, and a forbidden one not at all
+    let settled = |r: &Report| driver(r, card).is_some() || gave_up(r, card) || r.function(video).is_none();
+    let noticed = match look_until(asking, Duration::ZERO, settled) {
+        Ok(report) if settled(&report) => Facts::default(),
+        Ok(_) => forbidden::look(asking, video),
+        Err(error) => return Answer::broken(expected, format!("{error:#}")),
+    };
+    let hopeless = noticed.get("guest.blacklist").iter().any(|module| module != "none");
+    let limit = if hopeless { Duration::ZERO } else { asking.limits.driver };
+    let report = match look_until(asking, limit, settled) {
         Ok(report) => report,
         Err(error) => return Answer::broken(expected, format!("{error:#}")),
     };
@@ -32,7 +40,7 @@ pub(super) fn ask_driver(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer 
             if card.video().shown_as != card.video().id {
                 answer.marks.push(Mark::PresentAs);
             }
-            answer.noticed = forbidden::look(asking, video);
+            answer.noticed = noticed;
             answer
         }
     }
@@ -44,6 +52,9 @@ fn without_driver(report: &Report, card: &Subject) -> String {
     match report.function(&video.guest).and_then(|function| function.driver.as_deref()) {
         Some(other) => {
             format!("{other} has {} ({}), which is not the card's own driver", video.guest, video.shown_as)
+        }
+        None if report.function(&video.guest).is_none() => {
+            format!("nothing is at {} in the guest, where {} must be", video.guest, video.shown_as)
         }
         None => format!("no driver has {} ({})", video.guest, video.shown_as),
     }

@@ -31,36 +31,47 @@ pub(super) fn look(asking: &mut Asking<'_, '_>, guest: &str) -> Facts {
     facts
 }
 
-/// Output of a program that ended with 0, or with 1, which means that it found nothing.
+/// Output of a program that ran: 1 means that it found nothing, and grep's 2 that one of the folders is not there.
 fn run(asking: &mut Asking<'_, '_>, argv: &[&str]) -> Option<String> {
     let argv: Vec<String> = argv.iter().map(|word| (*word).to_owned()).collect();
     let ran = asking.guest.run(&argv, LIMIT).ok()?;
-    matches!(ran.code, Some(0 | 1)).then_some(ran.output)
+    matches!(ran.code, Some(0..=2)).then_some(ran.output)
 }
 
-/// "nouveau (/etc/modprobe.d/no.conf)" for each module that one of the settings forbids.
+/// "nouveau (/etc/modprobe.d/no.conf)" for each module that one of the settings forbids; nothing while one is left that would take
+/// the function, since a guest with NVIDIA's driver forbids nouveau.
 fn forbidden(modules: &str, settings: &str, options: &str) -> Vec<String> {
-    let mut found = Vec::new();
-    for module in modules.lines().map(plain).filter(|module| !module.is_empty() && !module.contains(' ')) {
-        let of_files = settings.lines().filter_map(|line| line.split_once(':')).filter(|(_, line)| {
-            let mut words = line.split_whitespace();
-            let (kind, name) = (words.next(), words.next().map(plain));
-            // `install nouveau /bin/false` is the other way to say it
-            let never = words.next().is_some_and(|program| {
-                matches!(program, "/bin/false" | "/bin/true" | "/usr/bin/false" | "/usr/bin/true")
-            });
-            name.as_deref() == Some(&module)
-                && (kind == Some("blacklist") || (kind == Some("install") && never))
-        });
-        found.extend(of_files.map(|(file, _)| format!("{module} ({})", words::clean_to(file, 120))));
-        let of_kernel =
-            options.split_whitespace().filter_map(|word| word.split_once('=')).filter(|(key, value)| {
-                matches!(*key, "modprobe.blacklist" | "module_blacklist")
-                    && value.split(',').any(|name| plain(name) == module)
-            });
-        found.extend(of_kernel.map(|(key, _)| format!("{module} ({key} on the kernel's command line)")));
-    }
-    found
+    let all = modules.lines().map(plain).filter(|module| !module.is_empty() && !module.contains(' '));
+    // plain frame buffers drive no card
+    let drivers: Vec<String> = all.filter(|module| !module.ends_with("fb")).collect();
+    let found: Vec<Option<String>> = drivers
+        .iter()
+        .map(|module| in_files(module, settings).or_else(|| of_kernel(module, options)))
+        .collect();
+    if found.iter().any(Option::is_none) { Vec::new() } else { found.into_iter().flatten().collect() }
+}
+
+/// A line of modprobe's settings, after the file's name that grep writes before it.
+fn in_files(module: &str, settings: &str) -> Option<String> {
+    let forbids = |line: &str| {
+        let mut words = line.split_whitespace();
+        let (kind, name, program) = (words.next(), words.next().map(plain), words.next());
+        // `install nouveau /bin/false` is the other way to say it
+        let never = program.is_some_and(|path| path.ends_with("bin/false") || path.ends_with("bin/true"));
+        name.as_deref() == Some(module) && (kind == Some("blacklist") || (kind == Some("install") && never))
+    };
+    let mut lines = settings.lines().filter_map(|line| line.split_once(':'));
+    let (file, _) = lines.find(|(_, line)| forbids(line))?;
+    Some(format!("{module} ({})", words::clean_to(file, 120)))
+}
+
+fn of_kernel(module: &str, options: &str) -> Option<String> {
+    let mut options = options.split_whitespace().filter_map(|word| word.split_once('='));
+    let (key, _) = options.find(|(key, value)| {
+        matches!(*key, "modprobe.blacklist" | "module_blacklist")
+            && value.split(',').any(|name| plain(name) == module)
+    })?;
+    Some(format!("{module} ({key} on the kernel's command line)"))
 }
 
 /// modprobe takes `-` for `_`.
@@ -84,6 +95,7 @@ mod tests {
             "nouveau (modprobe.blacklist on the kernel's command line)"
         );
         assert_eq!(look("nouveau\n", ""), "");
+        assert_eq!(look("nvidia\nnouveau\n", kernel), "", "NVIDIA's own driver is allowed");
         assert_eq!(look("modprobe: FATAL: Module not found\n", "module_blacklist=modprobe:"), "");
     }
 }

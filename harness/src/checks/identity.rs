@@ -40,6 +40,9 @@ pub(super) fn ask_audio(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
                 "the card's audio function works in the guest",
                 format!("{host} audio is a part of the card and was not given to the guest"),
             ),
+            None if !card.compared => {
+                Answer::skipped("", "the guest shows no audio function beside this card")
+            }
             None => Answer::skipped("", "this card has no audio function"),
         };
     };

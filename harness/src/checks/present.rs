@@ -5,6 +5,12 @@ use crate::words;
 use no43_guest::protocol::{BarKind, GuestFunction, Report};
 
 pub(super) fn ask(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
+    if !card.compared {
+        return Answer::skipped(
+            "",
+            "only the guest knows this card: --card ADDRESS names it on this host, to compare",
+        );
+    }
     let expected = expectation(card);
     match asking.guest.report() {
         Ok(report) => judge(card, &report, expected),

@@ -17,6 +17,8 @@ pub struct Subject {
     pub left_out: Vec<(PciAddress, String)>,
     /// Lanes of the link on the host; none where it knows no link.
     pub link_width: Option<u32>,
+    /// Whether a host says what the card is; otherwise all of this comes from the guest itself, and comparing proves nothing.
+    pub compared: bool,
 }
 
 /// One function of it.

@@ -29,6 +29,7 @@ fn card(shown_as: &str) -> Subject {
             bars: bars.to_vec(),
         };
     Subject {
+        compared: true,
         name: "Bochs display".into(),
         slot: "01:00".into(),
         functions: vec![

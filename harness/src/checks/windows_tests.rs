@@ -20,6 +20,7 @@ fn rtx_3070() -> Subject {
         bars: bars.to_vec(),
     };
     Subject {
+        compared: true,
         name: "GeForce RTX 3070 (GA104)".into(),
         slot: "4d:00".into(),
         functions: vec![

@@ -240,6 +240,7 @@ fn a_card_is_a_laptops_or_virtual_by_what_names_it() {
             bars: Vec::new(),
         };
         let subject = Subject {
+            compared: true,
             name: name.into(),
             slot: "01:00".into(),
             functions: vec![function],

@@ -187,6 +187,9 @@ pub struct CardFacts {
     pub roles: Vec<String>,
     /// More: ids, BARs, group, driver.
     pub facts: Vec<Fact>,
+    /// It belongs to a machine that was running before and goes on running.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub stays: bool,
 }
 
 /// At which point of the run a check was asked.

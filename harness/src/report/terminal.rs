@@ -139,7 +139,7 @@ impl<W: Write> Live<W> {
 
     fn card(&mut self, card: &CardFacts) {
         let text =
-            format!("{}  {} ({})  → VM, given back afterwards", card.name, card.slot, card.roles.join(" "));
+            format!("{}  {} ({})  → {}", card.name, card.slot, card.roles.join(" "), whose(card.stays));
         self.line(&format!("card     {text}"));
     }
 
@@ -251,4 +251,9 @@ pub(super) fn replay(run: &Run, style: Style, out: &mut Vec<u8>) {
         let model = super::Model::of(run);
         live.verdict(&model.answer, model.took_ms);
     }
+}
+
+/// What becomes of a card.
+fn whose(stays: bool) -> &'static str {
+    if stays { "stays in the VM that runs" } else { "VM, given back afterwards" }
 }

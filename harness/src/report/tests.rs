@@ -122,6 +122,7 @@ fn card(present_as: Option<&str>) -> Event {
             slot: "01:00".into(),
             roles: vec!["video".into(), "audio".into()],
             facts,
+            stays: false,
         },
     }
 }
@@ -644,6 +645,7 @@ fn hostile(text: &str, folder: &Path) -> Run {
                 slot: "01:00".into(),
                 roles: vec![clean.clone()],
                 facts: vec![Fact::new("x", text)],
+                stays: false,
             },
         },
     );

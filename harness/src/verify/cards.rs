@@ -181,7 +181,7 @@ pub(super) fn card_facts(borrowed: &Borrowed, inventory: &Inventory) -> CardFact
         card.groups.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "),
     ));
     let roles = borrowed.functions.iter().map(|(_, role)| role.to_string()).collect();
-    CardFacts { name: words::clean(&card.name), slot: card.address.slot_name(), roles, facts }
+    CardFacts { name: words::clean(&card.name), slot: card.address.slot_name(), roles, facts, stays: false }
 }
 
 fn or_unknown<T: ToString>(value: Option<T>) -> String {

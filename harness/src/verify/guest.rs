@@ -25,7 +25,7 @@ pub(crate) struct LiveGuest<'a> {
     limit: Duration,
     boot_id: Option<String>,
     /// Where our program is; asked once.
-    program: Option<&'static str>,
+    program: Option<String>,
 }
 
 impl<'a> LiveGuest<'a> {
@@ -38,16 +38,24 @@ impl<'a> LiveGuest<'a> {
         Self { agent, machine: None, limit, boot_id: None, program: None }
     }
 
+    /// Our program is there, and not where our images have it.
+    pub(crate) fn with_program(self, path: &str) -> Self {
+        Self { program: Some(path.to_owned()), ..self }
+    }
+
     /// Where our program is in this guest.
-    fn program(&mut self) -> &'static str {
-        self.program.get_or_insert_with(|| {
-            let os = self.agent.os_info().ok().and_then(|os| os.id);
-            if os.as_deref() == Some("mswindows") { WINDOWS_PROGRAM } else { PROGRAM }
-        })
+    fn program(&mut self) -> String {
+        let agent = &self.agent;
+        let usual = || {
+            let os = agent.os_info().ok().and_then(|os| os.id);
+            if os.as_deref() == Some("mswindows") { WINDOWS_PROGRAM } else { PROGRAM }.to_owned()
+        };
+        self.program.get_or_insert_with(usual).clone()
     }
 
     fn ask(&mut self, arguments: &[&str]) -> Result<Vec<u8>> {
-        let mut argv = vec![self.program()];
+        let program = self.program();
+        let mut argv = vec![program.as_str()];
         argv.extend_from_slice(arguments);
         let output = self
             .agent
@@ -92,7 +100,8 @@ impl Guest for LiveGuest<'_> {
     }
 
     fn work(&mut self, card: &str, only: &[&str]) -> Result<WorkReport> {
-        let mut argv = vec![self.program(), "work", "--json", "--adapter", card];
+        let program = self.program();
+        let mut argv = vec![program.as_str(), "work", "--json", "--adapter", card];
         argv.extend(only.iter().flat_map(|name| ["--only", name]));
         let limits = ExecLimits::within(WORK_LIMIT.max(self.limit));
         let output =

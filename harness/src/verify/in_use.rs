@@ -7,7 +7,7 @@ use super::spec::{Borrowed, passed, subjects};
 use super::witness::Witness;
 use super::{VerifyOptions, kept};
 use crate::checks::{self, Asking, Choice, HostEye, Subject};
-use crate::evidence::{Event, Fact, Recorder, Round, Sink};
+use crate::evidence::{CardFacts, Event, Fact, Recorder, Round, Sink};
 use crate::stop::Stop;
 use crate::verdict::{FailureKind, Verdict};
 use no43_builder::plan::Plan;
@@ -63,7 +63,8 @@ fn ask(
     let inventory = Inventory::read(&options.roots).map_err(|e| broken(&e))?;
     let borrowed = lent(machine, options, &inventory)?;
     for one in &borrowed {
-        recorder.event(Event::Card { card: cards::card_facts(one, &inventory) });
+        let card = cards::card_facts(one, &inventory);
+        recorder.event(Event::Card { card: CardFacts { stays: true, ..card } });
     }
     let facts = vec![Fact::new("in use", format!("'{}', which goes on running", machine.name))];
     recorder.event(Event::Facts { subject: "machine".into(), facts });
@@ -157,7 +158,7 @@ fn round(
 }
 
 /// Leaves out what a person in front of the guest would notice, unless it was named.
-fn undisturbed(mut choice: Choice) -> Choice {
+pub(super) fn undisturbed(mut choice: Choice) -> Choice {
     for (name, why) in DISTURBS {
         if !choice.only.iter().any(|only| only == name) {
             choice.skip.push(((*name).to_owned(), (*why).to_owned()));

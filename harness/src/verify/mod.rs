@@ -5,6 +5,7 @@
 
 pub(crate) mod cards;
 mod disk;
+mod elsewhere;
 mod eye;
 mod guest;
 mod in_use;
@@ -12,6 +13,7 @@ pub(crate) mod run;
 pub(crate) mod spec;
 pub(crate) mod witness;
 
+pub use elsewhere::{Elsewhere, checks_elsewhere, is_socket, verify_elsewhere};
 pub use in_use::{InUse, verify_in_use};
 
 use crate::checks::{Capability, Choice};

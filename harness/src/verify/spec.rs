@@ -180,6 +180,7 @@ fn subject(spec: &MachineSpec, index: usize, borrowed: &Borrowed, inventory: &In
         whole.filter(|(address, _)| !given(address)).map(|(a, role)| (*a, role.to_string())).collect();
     let link = inventory.function(&borrowed.card.address).and_then(|f| f.link.as_ref());
     Ok(Subject {
+        compared: true,
         name: borrowed.card.name.clone(),
         slot: borrowed.card.address.slot_name(),
         left_out,

@@ -269,7 +269,7 @@ fn what_the_recipe_says_of_drivers_is_a_fact_for_the_causes() {
 }
 
 /// Options for a host that has no card at all, with everything in a folder of the test.
-fn options(dir: &Path) -> VerifyOptions {
+pub(super) fn options(dir: &Path) -> VerifyOptions {
     std::fs::create_dir_all(dir.join("sys/bus/pci/devices")).unwrap();
     VerifyOptions {
         runs: dir.join("runs"),

@@ -17,8 +17,8 @@ pub(super) const ROWS: &[Row] = &[
     Row {
         id: "function-left-out",
         when: &[is("run.failed", &["present", "audio"])],
-        cause: "the recipe does not give the machine all functions of the card",
-        fix: "[[card]] functions = \"all\", or leave the key out",
+        cause: "the machine is not given all functions of the card",
+        fix: "[[card]] functions = \"all\", or leave the key out; somebody else's VM: pass every function through",
         speaks_for: &[some("recipe.functions").weighs(5), some("guest.missing").weighs(1)],
         speaks_against: &[none("recipe.functions").weighs(8), some("host.gone").weighs(8)],
         usual: 0,

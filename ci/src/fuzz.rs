@@ -163,7 +163,9 @@ fn properties(source: &str) -> Vec<String> {
     for line in source.lines() {
         let text = line.trim_start();
         match &end {
-            None if text == "proptest! {" => end = Some(line.replace("proptest! {", "}")),
+            None if ["proptest! {", "proptest::proptest! {"].contains(&text) => {
+                end = Some(line.replace(text, "}"));
+            }
             Some(brace) if line == brace => end = None,
             Some(_) => {
                 let name = text.strip_prefix("fn ").and_then(|rest| rest.split_once('('));
@@ -264,6 +266,7 @@ mod tests {
     fn property_tests_are_found_by_their_macro() {
         let source = "fn helper() {}\n    proptest! {\n        #![proptest_config(x)]\n        #[test]\n        fn one(a in 0..3) {\n            if x {\n            }\n        }\n\n        #[test]\n        fn two(\n            b in 1..2\n        ) {}\n    }\n\n    fn three() {}\n";
         assert_eq!(properties(source), ["one", "two"]);
+        assert_eq!(properties(&source.replace("proptest!", "proptest::proptest!")), ["one", "two"]);
         let line = r#"{"reason":"compiler-artifact","manifest_path":"/r/guest/Cargo.toml","profile":{"test":true},"executable":"/t/guest-1"}"#;
         assert_eq!(program(line), Some(("/t/guest-1".into(), "/r/guest".into())));
         assert_eq!(program(&line.replace("true", "false")), None);

@@ -80,6 +80,7 @@ impl Identity {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_mark_says_what_this_build_is() {
@@ -92,5 +93,24 @@ mod tests {
         assert_eq!(Identity::find(&file), Some(Identity::own()));
         assert_eq!(Identity::find(b"MZ no43-guest identity"), None);
         assert_eq!(Identity::find(&[]), None);
+    }
+
+    proptest! {
+        #[test]
+        fn any_file_is_searched(parts in proptest::collection::vec("no43-guest identity |\\{|\\}|\"version\":\"|\",|[\\x00-\\x7fé]{0,6}", 0..40)) {
+            if let Some(identity) = Identity::find(parts.concat().as_bytes()) {
+                prop_assert!(identity.version.chars().count() <= 1024);
+            }
+        }
+
+        #[test]
+        fn a_damaged_mark_is_read_or_passed_over(at in proptest::collection::vec((any::<usize>(), any::<u8>()), 0..6)) {
+            let mut bytes = TEXT.as_bytes().to_vec();
+            for (at, value) in at {
+                let at = at % bytes.len();
+                bytes[at] = value;
+            }
+            let _ = Identity::find(&bytes);
+        }
     }
 }

@@ -124,6 +124,7 @@ mod tests {
     use std::io::Write as _;
 
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn errors_are_told_once_they_are_whole() {
@@ -150,5 +151,28 @@ mod tests {
         let path = dir.path().join("setuperr.log");
         fs::write(&path, "one\r\n\r\ntwo\r\n").unwrap();
         assert_eq!(Log::new(path).errors(), ["one", "two"]);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        #[test]
+        fn a_log_that_grows_by_any_bytes_is_read(
+            parts in proptest::collection::vec(prop_oneof![
+                proptest::collection::vec(any::<u8>(), 0..50),
+                Just(b"2026-11-22 20:00:09, Error   IBS  x\r\n".to_vec()),
+            ], 0..8)
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("setupact.log");
+            let mut log = Log::new(path.clone());
+            let mut file = File::create(&path).unwrap();
+            for part in parts {
+                file.write_all(&part).unwrap();
+                for line in log.errors() {
+                    prop_assert!(line.chars().count() <= LENGTH && !line.contains(char::is_control));
+                }
+            }
+        }
     }
 }

@@ -60,6 +60,7 @@ fn decode(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn the_end_of_a_log_is_read_in_either_encoding() {
@@ -83,5 +84,14 @@ mod tests {
         fs::write(&path, vec![b'x'; SIZE as usize + 1]).unwrap();
         bound(&path);
         assert!(fs::metadata(&path).unwrap().len() <= SIZE / 4 + 1);
+    }
+
+    proptest! {
+        #[test]
+        fn any_log_has_an_end(wide: bool, bytes in proptest::collection::vec(prop_oneof![Just(0_u8), Just(b'\n'), any::<u8>()], 0..300)) {
+            let mark: &[u8] = if wide { &[0xff, 0xfe] } else { &[] };
+            let text = decode(&[mark, &bytes].concat());
+            prop_assert!(text.len() <= 3 * (bytes.len() + 2));
+        }
     }
 }

@@ -145,6 +145,7 @@ pub fn parse_first_started(bytes: &[u8]) -> Result<FirstStarted, MessageError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn parse(text: &str) -> String {
         FirstStart::parse(text.as_bytes()).map_or_else(|error| error, |request| format!("{request:?}"))
@@ -169,5 +170,22 @@ mod tests {
         assert!(answer.steps[0].field.len() <= 1024 && !answer.steps[0].done);
         assert_eq!(answer.steps[0].reason.as_deref(), Some("a\u{fffd}b"));
         assert!(parse_first_started(b"no JSON").is_err());
+    }
+
+    proptest! {
+        #[test]
+        fn any_request_and_any_answer_are_read(text in "(\\{|\\}|\\[|\\]|:|,|\"(version|steps|field|reason|done|user|password|product_key)\"|1|true|null|\"[a-zé\\x00-\\x1f-]{0,8}\"){0,30}") {
+            if let Err(reason) = FirstStart::parse(text.as_bytes()) {
+                prop_assert!(reason.chars().count() < 400);
+            }
+            if let Ok(answer) = parse_first_started(text.as_bytes()) {
+                prop_assert!(answer.steps.len() <= LIST_LIMIT);
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = (FirstStart::parse(&bytes), parse_first_started(&bytes));
+        }
     }
 }

@@ -53,7 +53,11 @@ pub(super) fn ask_audio(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
     let there = known_report(asking).ok().and_then(|report| driver(&report));
     let there = match there {
         Some(driver) => Ok(Some(driver)),
-        None => look_until(asking, limit, |report| driver(report).is_some()).map(|report| driver(&report)),
+        // for a function that is not there no driver comes
+        None => look_until(asking, limit, |report| {
+            driver(report).is_some() || report.function(&audio.guest).is_none()
+        })
+        .map(|report| driver(&report)),
     };
     match there {
         Ok(Some(name)) => Answer::holds(expected, name),

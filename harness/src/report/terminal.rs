@@ -46,6 +46,8 @@ pub struct Live<W: Write> {
     /// Passed checks of a repeated round, told in one line.
     again: Vec<String>,
     again_after: String,
+    /// Check, card and reason of what was skipped and told.
+    skipped: Vec<(String, String, String)>,
     causes: usize,
     /// A check has told why the run fails.
     told: bool,
@@ -68,6 +70,7 @@ impl<W: Write> Live<W> {
             style,
             again: Vec::new(),
             again_after: String::new(),
+            skipped: Vec::new(),
             causes: 0,
             told: false,
             work: (false, false),
@@ -100,9 +103,13 @@ impl<W: Write> Live<W> {
             }
             return;
         }
-        // what the first round had no answer to has none in fifty cycles either
-        if matches!((result.round, &result.answer), (Round::Cycle(_), Outcome::Skipped { .. })) {
-            return;
+        // what the first round had no answer to has none later either: said once
+        if let Outcome::Skipped { reason } = &result.answer {
+            let told = (result.check.clone(), result.card.clone(), reason.clone());
+            if matches!(result.round, Round::Cycle(_)) || self.skipped.contains(&told) {
+                return;
+            }
+            self.skipped.push(told);
         }
         self.flush_again();
         if result.check == "work" {

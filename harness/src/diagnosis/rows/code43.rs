@@ -160,7 +160,7 @@ pub(super) const ROWS: &[Row] = &[
         cause: "the card signals by a shared line interrupt instead of messages (MSI)",
         fix: "in the guest: MSISupported = 1 for the card's functions, then restart",
         speaks_for: &[is("guest.msi", &["off"]).weighs(4), is("guest.code", &["36"]).weighs(3)],
-        speaks_against: &[is("guest.msi", &["on"]).weighs(8)],
+        speaks_against: &[is("guest.msi", &["on"]).weighs(8), is("guest.os", &["linux"]).weighs(6)],
         usual: 0,
         source: "passthrough D17",
     },

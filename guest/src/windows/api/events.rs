@@ -52,7 +52,7 @@ pub(crate) fn newest(log: &str, query: &str, most: usize) -> io::Result<Vec<Stri
     // SAFETY: no session means this computer; both texts end with NUL.
     let found = unsafe { (functions.query)(ptr::null_mut(), log.as_ptr(), query.as_ptr(), NEWEST_OF_LOG) };
     if found.is_null() {
-        return Err(io::Error::last_os_error());
+        return Err(why("EvtQuery"));
     }
     let found = Open(&functions, found);
     let mut buffer = vec![0_u16; ENTRY_BYTES as usize / 2];
@@ -61,17 +61,22 @@ pub(crate) fn newest(log: &str, query: &str, most: usize) -> io::Result<Vec<Stri
         let (mut event, mut count) = (ptr::null_mut(), 0);
         // SAFETY: room for one handle, as said.
         if unsafe { (functions.next)(found.1, 1, &raw mut event, ANSWER_MS, 0, &raw mut count) } == 0 {
-            let error = io::Error::last_os_error();
-            return match error.raw_os_error() {
-                Some(NO_MORE) => Ok(entries),
-                Some(0) => Err(io::Error::other("EvtNext gives neither an entry nor a reason")),
-                _ => Err(error),
-            };
+            let error = why("EvtNext");
+            return if error.raw_os_error() == Some(NO_MORE) { Ok(entries) } else { Err(error) };
         }
         let event = Open(&functions, event);
         entries.extend(xml(&functions, &event, &mut buffer)?);
     }
     Ok(entries)
+}
+
+/// Why a call failed; Wine's has no reason.
+fn why(call: &str) -> io::Error {
+    let error = io::Error::last_os_error();
+    if error.raw_os_error() == Some(0) {
+        return io::Error::other(format!("{call} gives nothing and no reason"));
+    }
+    error
 }
 
 /// An entry; `None` for one that is too long.

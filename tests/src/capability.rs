@@ -20,7 +20,7 @@ const fn row(name: &'static str, detect: fn() -> Result<(), Missing>) -> Capabil
     Capability { name, detect, seen: OnceLock::new() }
 }
 
-static TABLE: [Capability; 15] = [
+static TABLE: [Capability; 16] = [
     row("no43", || programs::no43().map(drop).map_err(|e| e.to_string())),
     row("lab", lab),
     row("kvm", kvm),
@@ -30,6 +30,9 @@ static TABLE: [Capability; 15] = [
     row("mmdebstrap", || met(runs("mmdebstrap", "--version"), "mmdebstrap is not here (package mmdebstrap)")),
     row("uefi", || {
         met(Path::new("/usr/share/OVMF/OVMF_CODE_4M.fd").is_file(), "no UEFI firmware here (package ovmf)")
+    }),
+    row("qemu-ga", || {
+        met(Path::new("/usr/sbin/qemu-ga").is_file(), "no qemu-ga here (package qemu-guest-agent)")
     }),
     row("wine", wine),
     row("xvfb", || met(Path::new("/usr/bin/Xvfb").is_file(), "no screen for Wine here (package xvfb)")),

@@ -6,6 +6,7 @@ use no43_tests::expect::{at, listing};
 use no43_tests::programs;
 use no43_tests::suite::{Case, Images, Order};
 use no43_tests::{Scene, Seen};
+use std::path::Path;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -31,6 +32,7 @@ static CASES: &[Case] = &[
     Case::new("looking-changes-nothing", looking),
     Case::new("gpus-lists-what-sysfs-has", gpus),
     Case::new("no-such-card-is-refused-and-lists-what-there-is", no_such_card),
+    Case::new("a-vm-is-asked-by-its-agents-socket-and-left-as-it-was", by_agent).needs(&["no43", "qemu-ga"]),
     Case::new("a-driver-package-says-whether-it-drives-a-card", driver_package),
     Case::new("an-iso-is-looked-into-and-a-recipe-is-checked-against-it", windows_disc),
     Case::new("an-answer-file-is-shown-and-faults-in-one-are-named", answer_file),
@@ -70,6 +72,32 @@ fn help(scene: &Scene) -> Result<()> {
     let texts: Vec<&str> = commands.into_iter().chain(codes.iter().map(String::as_str)).collect();
     help.must_say(&texts)?.must_not_say(&["host-verb"])?;
     Ok(())
+}
+
+/// A real qemu-ga stands for a guest: this host itself, so that what it has decides whether there is a card.
+fn by_agent(scene: &Scene) -> Result<()> {
+    let nothing = scene.no43(&["verify", "--agent", "nothing.sock"])?.done()?;
+    nothing.must_exit(code::USAGE)?.must_say(&["nothing.sock"])?;
+    let socket = scene.work().join("ga.sock");
+    let state = scene.work();
+    let agent = scene.run("/usr/sbin/qemu-ga").args(["-m", "unix-listen", "-p"]).args([&socket]);
+    let mut agent = agent.args(["-t"]).args([&state]).start()?;
+    agent.wait_until("the agent's socket", 20, |_| socket.exists())?;
+    let ours = || -> Result<Vec<String>> {
+        let all = listing(Path::new("/var/tmp"))?.into_iter().map(|(name, _)| name);
+        Ok(all.filter(|name| name.starts_with("no43-") && name.ends_with("/no43-guest")).collect())
+    };
+    let before = ours()?;
+    let seen = scene.no43(&["verify", "--agent", "ga.sock"])?.limit(600).done()?;
+    let said = seen.all();
+    ensure!(
+        said.contains("no graphics card of its own") || said.contains("✔ agent"),
+        "the guest program was not asked: {said}"
+    );
+    ensure!(said.contains("report.html"), "no report: {said}");
+    ensure!(ours()? == before, "something was left in /var/tmp: {:?}", ours()?);
+    agent.signal(rustix::process::Signal::TERM)?;
+    agent.done().map(drop)
 }
 
 /// As NVIDIA lays it out, with one card.

@@ -87,6 +87,54 @@ pub(crate) fn negative_control(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+/// In scripts: one guest in use, and a check of it whose verdict and first cause are known beforehand.
+const CONTROLS: &str = r#"
+for d in /sys/bus/pci/devices/*; do [ "$(cat $d/class)" = 0x038000 ] && card=${d##*/}; done
+inside() { no43 shell play -- sh -c "$*" > inside.log 2>&1 || { cat inside.log; fail "in the guest: $*"; }; }
+ready() { grep -q '"ready"' /run/no43-lab/m/play/events.jsonl; }
+asked() { name=$1; shift; no43 verify --running play --runs /home/lab/runs "$@" > $name.log 2>&1; echo $? > $name.code; }
+# red NAME CODE CHECK CAUSE: how it ended, what is red first, and the cause that stands first
+red() {
+    [ "$(cat $1.code)" = "$2" ] || { cat $1.log; fail "$1 ended with $(cat $1.code) instead of $2"; }
+    grep -m 1 '✘' $1.log | grep -q "✘ $3" || { cat $1.log; fail "$1: '$3' is not what is red first"; }
+    grep -m 1 ' 1  ' $1.log | grep -qF -- "$4" || { cat $1.log; fail "$1: the first cause is not: $4"; }
+}
+"#;
+
+/// Faults in one guest, one after the other, each red in its own check with its own cause: a function that the recipe leaves out, also
+/// where the guest is somebody else's VM, and a driver that the guest forbids.
+pub(crate) fn controls(scene: &Scene) -> Result<()> {
+    let host = LabHost::up(scene, "one-card")?;
+    let script = |seconds, body: &str| host.script(seconds, &format!("{CONTROLS}\n{body}")).map(drop);
+    script(
+        200,
+        r#"
+        rm -rf /home/lab/.local/share/no43/instances
+        printf 'extends = "lab-guest.toml"\n[[card]]\nany = true\nfunctions = ["video"]\n' > $work/recipes/lab-video-only.toml
+        no43 run --detach --locked --name play $work/recipes/lab-video-only.toml > run.log 2>&1 || { cat run.log; fail "no machine"; }
+        within 180 ready
+        asked audio
+        red audio 10 audio "the machine is not given all functions of the card"
+
+        # the same guest as somebody else's VM: its own program is not used, and only the card's name on this host tells what must be there
+        strange() { name=$1; shift; no43 verify --agent /run/no43-lab/m/play/ga.sock --runs /home/lab/runs "$@" > $name.log 2>&1; echo $? > $name.code; }
+        strange other --card ${card#0000:}
+        red other 10 present "the machine is not given all functions of the card"
+        inside 'ls -A /var/tmp'; grep -q no43 inside.log && fail "the guest program was left in the guest"
+        strange well --card ${card#0000:} --check driver,quiet
+        [ "$(cat well.code)" = 0 ] || { cat well.log; fail "a card that works was not proved through its agent"; }
+        strange alone
+        [ "$(cat alone.code)" = 10 ] && grep -qF "no graphics card of its own; its displays: 0000:01:00.0 1234:1111" alone.log || { cat alone.log; fail "an emulated adapter counts as a card"; }
+
+        inside 'echo "blacklist bochs" > /etc/modprobe.d/no.conf; echo 0000:01:00.0 > /sys/bus/pci/devices/0000:01:00.0/driver/unbind'
+        asked forbidden --skip audio
+        red forbidden 10 driver "the guest's own settings forbid the card's driver (blacklist)"
+        grep -qF "bochs (/etc/modprobe.d/no.conf)" forbidden.log || { cat forbidden.log; fail "the line that forbids it is not named"; }
+        "#,
+    )?;
+    host.down()
+}
+
 /// `recipes/debian.toml` asks for no card; this one does.
 const WITH_CARD: &str = "extends = \"debian.toml\"\n\n[[card]]\nany = true\n";
 

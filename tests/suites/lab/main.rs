@@ -24,6 +24,7 @@ static CASES: &[Case] = &[
     Case::new("a-card-that-cannot-work-fails-in-driver-and-nowhere-before", proof::negative_control)
         .needs(LAB),
     Case::new("each-fault-of-a-guest-in-use-is-red-with-its-own-cause", proof::controls).needs(LAB),
+    Case::new("what-happens-to-a-card-while-it-is-asked-about-is-the-cause", proof::while_asked).needs(SOAK),
     Case::new("debian-with-systemd-is-proved", proof::debian).needs(LAB),
     Case::new("a-fault-that-comes-with-the-third-start-is-unstable", proof::cycles).needs(SOAK),
     Case::new("a-guest-that-boots-by-uefi-is-proved", proof::uefi).needs(&["no43", "lab", "uefi", "soak"]),

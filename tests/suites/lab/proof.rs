@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use no43_harness::exit_codes as code;
 use no43_tests::expect::{at, full_file};
 use no43_tests::{LabHost, Run, Scene};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 /// A verify of a recipe of this repository in a lab with one card; evidence is in the scene's `evidence` folder.
 fn verify(scene: &Scene, recipe: &str, more: &[&str]) -> Result<Run> {
@@ -134,6 +134,55 @@ pub(crate) fn controls(scene: &Scene) -> Result<()> {
     )?;
     host.down()
 }
+
+/// What happens to a card while it is asked about: an error on the bus above it, and a card that leaves. Without a driver the check of it
+/// waits, and that is when it happens.
+pub(crate) fn while_asked(scene: &Scene) -> Result<()> {
+    let host = LabHost::up(scene, "one-card")?;
+    let script =
+        |seconds, body: &str| host.script(seconds, &format!("{CONTROLS}\n{WAITING}\n{body}")).map(drop);
+    script(
+        200,
+        r#"
+        rm -rf /home/lab/.local/share/no43/instances
+        no43 run --detach --locked --name play $work/recipes/lab-guest.toml > run.log 2>&1 || { cat run.log; fail "no machine"; }
+        within 180 ready
+        # the agent serves the check alone, so the driver's return is arranged before
+        waiting aer '(sleep 15; echo 0000:01:00.0 > /sys/bus/pci/drivers/bochs-drm/bind) > /dev/null 2>&1 < /dev/null &'
+        "#,
+    )?;
+    let error = json!({ "command-line": "pcie_aer_inject_error port-left-port COMP_TIME" });
+    let said = host.outer("human-monitor-command", error)?.to_string();
+    ensure!(said.contains("OK id: port-left-port"), "the monitor says {said}");
+    script(
+        120,
+        r#"
+        within 90 test -s aer.code
+        red aer 11 quiet "the PCI Express link to the card makes errors"
+        waiting gone :
+        "#,
+    )?;
+    host.outer("device_del", json!({ "id": "card-left" }))?;
+    script(
+        120,
+        r#"
+        within 100 test -s gone.code
+        red gone 10 driver "the card left the host's bus while the machine ran"
+        "#,
+    )?;
+    host.down()
+}
+
+/// In scripts: a check of the guest that waits for a driver, in the background.
+const WAITING: &str = r#"
+waiting() {
+    # drivers of cards come a little after the agent
+    inside 'd=/sys/bus/pci/devices/0000:01:00.0/driver; until [ -e $d/unbind ]; do sleep 0.2; done; echo 0000:01:00.0 > $d/unbind;' "$2"
+    export -f asked no43; export work memlock
+    setsid bash -c "asked $1" > /dev/null 2>&1 < /dev/null &
+    within 60 grep -q present $1.log
+}
+"#;
 
 /// `recipes/debian.toml` asks for no card; this one does.
 const WITH_CARD: &str = "extends = \"debian.toml\"\n\n[[card]]\nany = true\n";

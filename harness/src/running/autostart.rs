@@ -7,6 +7,10 @@ use std::path::{Path, PathBuf};
 /// The unit's file; `no43@NAME.service` is one instance.
 const TEMPLATE: &str = "no43@.service";
 
+/// What names other places than the usual ones in a shell; a service has to be told.
+const PLACES: &[&str] =
+    &["NO43_STORE", "NO43_INSTANCES", "NO43_STATE", "NO43_GUEST", "NO43_GUEST_WINDOWS", "NO43_RECIPES"];
+
 /// Where a user's own units are, or root's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Autostart {
@@ -32,10 +36,15 @@ impl Autostart {
         Ok(Self { dir: config.join("systemd/user"), target: "default.target", root: false })
     }
 
-    /// The unit's text. `no43` is this program.
-    pub fn unit(&self, no43: &Path) -> String {
-        let (no43, target) = (no43.display(), self.target);
-        let memlock = if self.root { "LimitMEMLOCK=infinity\n" } else { "" };
+    /// The unit's text. `no43` is this program; `places` are what [`places`] found.
+    pub fn unit(&self, no43: &Path, places: &[(&str, String)]) -> String {
+        let (no43, target) = (quoted(&no43.to_string_lossy()).replace('$', "$$"), self.target);
+        // a user by name has a home; a service of root's has none
+        let memlock = if self.root { "User=root\nLimitMEMLOCK=infinity\n" } else { "" };
+        let places: String = places
+            .iter()
+            .map(|(name, value)| format!("Environment={}\n", quoted(&format!("{name}={value}"))))
+            .collect();
         format!(
             "# Written by 'no43 instance autostart'; 'no43 instance autostart NAME --off' removes the link of one instance.\n\
              [Unit]\n\
@@ -48,7 +57,7 @@ impl Autostart {
              ExecStop=-{no43} stop %i --limit 100s\n\
              ExecStop=-{no43} stop %i --force\n\
              TimeoutStopSec=150\n\
-             {memlock}\
+             {memlock}{places}\
              \n\
              [Install]\n\
              WantedBy={target}\n"
@@ -68,11 +77,11 @@ impl Autostart {
     ///
     /// # Errors
     /// What could not be written.
-    pub fn on(&self, name: &str, no43: &Path) -> io::Result<()> {
+    pub fn on(&self, name: &str, no43: &Path, places: &[(&str, String)]) -> io::Result<()> {
         let (unit, link) = (self.dir.join(TEMPLATE), self.link(name));
         fs::create_dir_all(link.parent().unwrap_or(&self.dir))?;
         let aside = self.dir.join(".no43-new~");
-        fs::write(&aside, self.unit(no43))?;
+        fs::write(&aside, self.unit(no43, places))?;
         fs::rename(&aside, &unit)?;
         match std::os::unix::fs::symlink(&unit, &link) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -92,6 +101,29 @@ impl Autostart {
     }
 }
 
+/// Other places than the usual ones, as this process was told of them.
+pub fn places() -> Vec<(&'static str, String)> {
+    let told =
+        |name: &&'static str| Some((*name, std::env::var(name).ok().filter(|value| !value.is_empty())?));
+    PLACES.iter().filter_map(told).collect()
+}
+
+/// One word of a unit's line; of a command's, `$` is doubled, too. Source: systemd.syntax(7), "QUOTING", systemd.unit(5),
+/// "SPECIFIERS", and systemd.service(5), "COMMAND LINES".
+fn quoted(word: &str) -> String {
+    let escaped: String = word
+        .chars()
+        .map(|c| match c {
+            '"' | '\\' => format!("\\{c}"),
+            '%' => "%%".to_owned(),
+            '\n' => "\\n".to_owned(),
+            c => c.to_string(),
+        })
+        .collect();
+    let plain = |c: char| c.is_ascii_alphanumeric() || "/._-=:+,@".contains(c);
+    if word.chars().all(plain) { escaped } else { format!("\"{escaped}\"") }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,11 +133,12 @@ mod tests {
         let dir = tempfile::tempdir().expect("a folder");
         let units = Autostart { dir: dir.path().join("user"), target: "default.target", root: false };
         for _ in 0..2 {
-            units.on("games", Path::new("/usr/bin/no43")).expect("it is written");
+            let places = [("NO43_STORE", "/srv/big disk/50%".to_owned())];
+            units.on("games", Path::new("/usr/bin/no43"), &places).expect("it is written");
         }
         assert!(units.is_on("games") && !units.is_on("other"));
         let text = fs::read_to_string(units.link("games")).expect("the link leads to the unit");
-        insta::assert_snapshot!(text, @r"
+        insta::assert_snapshot!(text, @r#"
         # Written by 'no43 instance autostart'; 'no43 instance autostart NAME --off' removes the link of one instance.
         [Unit]
         Description=no43 instance %i
@@ -117,10 +150,11 @@ mod tests {
         ExecStop=-/usr/bin/no43 stop %i --limit 100s
         ExecStop=-/usr/bin/no43 stop %i --force
         TimeoutStopSec=150
+        Environment="NO43_STORE=/srv/big disk/50%%"
 
         [Install]
         WantedBy=default.target
-        ");
+        "#);
         units.off("games").expect("it is removed");
         units.off("games").expect("twice is fine");
         assert!(!units.is_on("games") && units.dir.join(TEMPLATE).exists());

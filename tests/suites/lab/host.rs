@@ -122,3 +122,41 @@ pub(crate) fn reserved(scene: &Scene) -> Result<()> {
     script(&host, 300, after)?;
     host.down()
 }
+
+/// An instance of root's that comes up with its host, is stopped by the service manager, and needs nobody.
+pub(crate) fn autostart(scene: &Scene) -> Result<()> {
+    let auto = r#"
+        auto() { env -i PATH="$PATH" HOME=/root NO_COLOR=1 NO43_STORE=/no43/store NO43_GUEST="$work/no43-guest" /usr/local/bin/no43 "$@"; }
+        show() { auto instance show auto > show.log 2>&1; }
+    "#;
+    let before = r#"
+        auto run --detach --locked --name auto --set "checks.ready=8 min" "$guest" > auto.log 2>&1 || { cat auto.log; fail "auto"; }
+        auto stop auto > stop.log 2>&1 || { cat stop.log; fail "stop"; }
+        auto instance autostart auto > start.log 2>&1 || { cat start.log; fail "autostart"; }
+        has start.log "no43@auto.service"
+        systemd-analyze verify /etc/systemd/system/no43@.service 2> verify.log; [ -s verify.log ] && { cat verify.log; fail "systemd complains about the unit"; }
+        back || fail "the card is still lent"
+        # a lab gets its store only after the boot
+        mkdir -p /etc/systemd/system/no43@auto.service.d
+        printf '[Service]\nExecStartPre=/bin/sh -c "until [ -d /no43/store/images ]; do sleep 0.2; done"\n' > /etc/systemd/system/no43@auto.service.d/lab.conf
+    "#;
+    let after = r#"
+        up() { systemctl --quiet is-active no43@auto.service; }
+        for look in $(seq 60); do up && break; sleep 1; done
+        up || { systemctl status no43@auto.service; journalctl -u no43@auto.service --no-pager; fail "the service did not start with the host"; }
+        within 60 lent
+        answers() { auto shell auto -- true > /dev/null 2>&1; }
+        within 240 answers
+        systemctl stop no43@auto.service || { systemctl status no43@auto.service; fail "the service did not stop"; }
+        show; has show.log "the guest shut down"
+        within 20 back
+        systemctl --quiet is-failed no43@auto.service && { systemctl status no43@auto.service; fail "a stop counts as a failure"; }
+        auto instance autostart auto --off > off.log 2>&1 || { cat off.log; fail "off"; }
+        [ "$(systemctl is-enabled no43@auto.service 2> /dev/null)" = disabled ] || fail "it would start again"
+    "#;
+    let host = LabHost::up(scene, "one-card")?;
+    script(&host, 400, &format!("{auto}\n{before}"))?;
+    host.reboot()?;
+    script(&host, 400, &format!("{auto}\n{after}"))?;
+    host.down()
+}

@@ -34,6 +34,7 @@ static CASES: &[Case] = &[
     Case::new("a-card-that-a-program-has-open-is-refused-and-names-it", refusals::holder).needs(LAB),
     Case::new("a-card-whose-sound-somebody-plays-is-refused-and-names-it", refusals::sound_holder).needs(LAB),
     Case::new("an-ordinary-user-needs-only-the-helper", host::helper).needs(SOAK),
+    Case::new("an-instance-starts-with-its-host", host::autostart).needs(SOAK),
     Case::new("a-card-is-kept-free-over-a-reboot-that-waits-for-its-guest", host::reserved).needs(SOAK),
     Case::new("a-card-is-lent-once-and-the-second-is-told-to-whom", refusals::leased_twice).needs(LAB),
     Case::new("too-little-locked-memory-is-said-before-anything-starts", refusals::memlock).needs(LAB),

@@ -185,10 +185,9 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
 fn autostart(name: &str, off: bool, print: bool, context: &Context) -> Done {
     let units = Autostart::of_this_user().or_exit(exit_codes::HOST_SETUP)?;
     let no43 = crate::running::this_program()?;
-    let places = no43_harness::running::places();
     let systemd = std::path::Path::new("/run/systemd/system").is_dir();
     if print || (!systemd && !off) {
-        crate::context::print_text(&units.unit(&no43, &places))?;
+        crate::context::print_text(&units.unit(&no43))?;
         if !print {
             let what =
                 format!("no systemd runs here: start it from what starts things here: no43 run {name}");
@@ -196,7 +195,7 @@ fn autostart(name: &str, off: bool, print: bool, context: &Context) -> Done {
         }
         return Ok(exit_codes::OK);
     }
-    let done = if off { units.off(name) } else { units.on(name, &no43, &places) };
+    let done = if off { units.off(name) } else { units.on(name, &no43) };
     done.or_exit(exit_codes::HOST_SETUP)?;
     let root = no43_host::Privilege::detect() == no43_host::Privilege::Root;
     let manager: &[&str] = if root { &["daemon-reload"] } else { &["--user", "daemon-reload"] };

@@ -8,8 +8,16 @@ use std::path::{Path, PathBuf};
 const TEMPLATE: &str = "no43@.service";
 
 /// What names other places than the usual ones in a shell; a service has to be told.
-const PLACES: &[&str] =
-    &["NO43_STORE", "NO43_INSTANCES", "NO43_STATE", "NO43_GUEST", "NO43_GUEST_WINDOWS", "NO43_RECIPES"];
+const PLACES: &[&str] = &[
+    "NO43_STORE",
+    "NO43_INSTANCES",
+    "NO43_STATE",
+    "NO43_GUEST",
+    "NO43_GUEST_WINDOWS",
+    "NO43_RECIPES",
+    "XDG_CACHE_HOME",
+    "XDG_DATA_HOME",
+];
 
 /// Where a user's own units are, or root's.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +27,8 @@ pub struct Autostart {
     /// What pulls the units in.
     target: &'static str,
     root: bool,
+    /// Variables of the environment that name other places than the usual ones.
+    places: Vec<(&'static str, PathBuf)>,
 }
 
 impl Autostart {
@@ -27,24 +37,24 @@ impl Autostart {
     /// # Errors
     /// There is no home.
     pub fn of_this_user() -> io::Result<Self> {
+        let places = places();
         if rustix::process::geteuid().is_root() {
-            return Ok(Self { dir: "/etc/systemd/system".into(), target: "multi-user.target", root: true });
+            let dir = "/etc/systemd/system".into();
+            return Ok(Self { dir, target: "multi-user.target", root: true, places });
         }
         let named = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let config = named("XDG_CONFIG_HOME").or_else(|| Some(named("HOME")?.join(".config")));
         let config = config.ok_or_else(|| io::Error::other("neither XDG_CONFIG_HOME nor HOME is set"))?;
-        Ok(Self { dir: config.join("systemd/user"), target: "default.target", root: false })
+        Ok(Self { dir: config.join("systemd/user"), target: "default.target", root: false, places })
     }
 
-    /// The unit's text. `no43` is this program; `places` are what [`places`] found.
-    pub fn unit(&self, no43: &Path, places: &[(&str, String)]) -> String {
+    /// The unit's text. `no43` is this program.
+    pub fn unit(&self, no43: &Path) -> String {
         let (no43, target) = (quoted(&no43.to_string_lossy()).replace('$', "$$"), self.target);
         // a user by name has a home; a service of root's has none
         let memlock = if self.root { "User=root\nLimitMEMLOCK=infinity\n" } else { "" };
-        let places: String = places
-            .iter()
-            .map(|(name, value)| format!("Environment={}\n", quoted(&format!("{name}={value}"))))
-            .collect();
+        let place = |(name, path): &(&str, PathBuf)| quoted(&format!("{name}={}", path.display()));
+        let places: String = self.places.iter().map(|one| format!("Environment={}\n", place(one))).collect();
         format!(
             "# Written by 'no43 instance autostart'; 'no43 instance autostart NAME --off' removes the link of one instance.\n\
              [Unit]\n\
@@ -77,11 +87,11 @@ impl Autostart {
     ///
     /// # Errors
     /// What could not be written.
-    pub fn on(&self, name: &str, no43: &Path, places: &[(&str, String)]) -> io::Result<()> {
+    pub fn on(&self, name: &str, no43: &Path) -> io::Result<()> {
         let (unit, link) = (self.dir.join(TEMPLATE), self.link(name));
         fs::create_dir_all(link.parent().unwrap_or(&self.dir))?;
         let aside = self.dir.join(".no43-new~");
-        fs::write(&aside, self.unit(no43, places))?;
+        fs::write(&aside, self.unit(no43))?;
         fs::rename(&aside, &unit)?;
         match std::os::unix::fs::symlink(&unit, &link) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
@@ -101,10 +111,12 @@ impl Autostart {
     }
 }
 
-/// Other places than the usual ones, as this process was told of them.
-pub fn places() -> Vec<(&'static str, String)> {
-    let told =
-        |name: &&'static str| Some((*name, std::env::var(name).ok().filter(|value| !value.is_empty())?));
+/// As this process was told of them. A service starts in another folder.
+fn places() -> Vec<(&'static str, PathBuf)> {
+    let told = |name: &&'static str| {
+        let path = std::env::var_os(name).filter(|value| !value.is_empty())?;
+        Some((*name, std::path::absolute(path).ok()?))
+    };
     PLACES.iter().filter_map(told).collect()
 }
 
@@ -131,10 +143,10 @@ mod tests {
     #[test]
     fn on_and_off_leave_one_unit_and_no_link() {
         let dir = tempfile::tempdir().expect("a folder");
-        let units = Autostart { dir: dir.path().join("user"), target: "default.target", root: false };
+        let places = vec![("NO43_STORE", PathBuf::from("/srv/big disk/50%"))];
+        let units = Autostart { dir: dir.path().join("user"), target: "default.target", root: false, places };
         for _ in 0..2 {
-            let places = [("NO43_STORE", "/srv/big disk/50%".to_owned())];
-            units.on("games", Path::new("/usr/bin/no43"), &places).expect("it is written");
+            units.on("games", Path::new("/usr/bin/no43")).expect("it is written");
         }
         assert!(units.is_on("games") && !units.is_on("other"));
         let text = fs::read_to_string(units.link("games")).expect("the link leads to the unit");

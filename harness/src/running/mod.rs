@@ -32,7 +32,7 @@ mod supervisor;
 pub mod usb;
 mod watch;
 
-pub use autostart::{Autostart, places};
+pub use autostart::Autostart;
 pub use client::{Client, ClientError};
 pub use event::{Answer, Ask, Happened, Line};
 pub use host::Refusal;

@@ -71,8 +71,8 @@ pub enum Role {
 }
 
 impl Role {
-    /// Class and subclass decide.
-    fn of_class(class: u16) -> Self {
+    /// Class and subclass decide: `0x0300` is a VGA controller.
+    pub fn of_class(class: u16) -> Self {
         match class {
             0x0300..=0x03ff => Role::Video,
             0x0401 | 0x0403 => Role::Audio,

@@ -3,6 +3,8 @@
 //! The guest program is copied in under a new name and removed afterwards. What this host knows of the card counts only where the
 //! card is named; otherwise what cannot be compared is skipped with that reason.
 
+mod subjects;
+
 use super::cards::{card_facts, fact_of};
 use super::guest::LiveGuest;
 use super::in_use::undisturbed;
@@ -10,39 +12,24 @@ use super::run::{Ended, Failure, sentence, tell_causes};
 use super::spec::Borrowed;
 use super::witness::Witness;
 use super::{VerifyOptions, kept};
-use crate::checks::{self, Asking, Choice, Guest as _, HostEye, Limits, Subject, SubjectFunction};
+use crate::checks::{self, Asking, Choice, Guest as _, HostEye, Limits, Subject};
 use crate::diagnosis::Facts;
 use crate::evidence::{CardFacts, Event, Fact, Recorder, Round, Sink};
 use crate::stop::Stop;
 use crate::verdict::{FailureKind, Verdict};
 use crate::words;
 use no43_builder::plan::{CardFunctions, ChecksPlan, WorkWish};
-use no43_guest::protocol::{GuestFunction, Report};
 use no43_host::{Card, Inventory, PciAddress};
 use no43_machine::agent::{Agent, ExecLimits};
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use subjects::subjects;
 
 /// An agent that lives answers within this, also without KVM.
 const ANSWER_LIMIT: Duration = Duration::from_secs(15);
 /// For making a folder, and for removing it.
 const SMALL_LIMIT: Duration = Duration::from_secs(30);
-/// How the class of display controllers begins.
-const DISPLAY: &str = "03";
-
-/// Graphics that a hypervisor makes up: maker and, where not all of its devices are meant, device. Never counted as a card unless named.
-const EMULATED: &[(&str, &str)] = &[
-    ("1234:1111", "QEMU's VGA and bochs-display"),
-    ("1af4:1050", "virtio-gpu"),
-    ("1b36:0100", "QXL"),
-    ("1013:00b8", "Cirrus"),
-    ("15ad:0405", "VMware SVGA II"),
-    ("15ad:0406", "VMware SVGA"),
-    ("80ee:beef", "VirtualBox"),
-    ("1414:5353", "Hyper-V"),
-];
-
 /// A VM of somebody else's.
 #[derive(Debug, Clone)]
 pub struct Elsewhere {
@@ -148,130 +135,6 @@ impl OnThisHost {
         })?;
         let witness = Witness::begin(&options.roots, &card.functions, &inventory);
         Ok(Self { card, inventory, witness })
-    }
-}
-
-/// The cards that are asked about, as the checks expect them.
-fn subjects(report: &Report, here: Option<&OnThisHost>) -> Result<Vec<Subject>, String> {
-    let displays: Vec<&GuestFunction> =
-        report.functions.iter().filter(|there| class(there).starts_with(DISPLAY)).collect();
-    let list = |displays: &[&GuestFunction]| {
-        let one = |there: &&GuestFunction| {
-            format!("{} {}", words::clean(&there.address), words::clean(there.id.as_deref().unwrap_or("?")))
-        };
-        if displays.is_empty() {
-            "none".to_owned()
-        } else {
-            displays.iter().map(one).collect::<Vec<_>>().join(", ")
-        }
-    };
-    let subjects: Vec<Subject> = match here {
-        Some(host) => known(report, &displays, host).into_iter().collect(),
-        None => displays
-            .iter()
-            .filter(|there| !is_emulated(there))
-            .filter_map(|there| unknown(report, there))
-            .collect(),
-    };
-    if subjects.is_empty() {
-        return Err(match here {
-            Some(host) => {
-                format!("the guest has no display function {}; it has: {}", host.card.id, list(&displays))
-            }
-            None => format!("the guest has no graphics card of its own; its displays: {}", list(&displays)),
-        });
-    }
-    Ok(subjects)
-}
-
-fn is_emulated(there: &GuestFunction) -> bool {
-    there.id.as_deref().is_some_and(|id| EMULATED.iter().any(|(known, _)| *known == id))
-}
-
-/// A card of this host: every function of it must be in the guest, wherever that VM puts it.
-fn known(report: &Report, displays: &[&GuestFunction], host: &OnThisHost) -> Option<Subject> {
-    let card = &host.card;
-    let own = card.id.to_string();
-    let video = displays.iter().find(|there| there.id.as_deref() == Some(own.as_str()))?;
-    let slot: PciAddress = video.address.parse().ok()?;
-    let mut functions = Vec::new();
-    for (address, role) in card.functions.iter().zip(&card.roles) {
-        let Some(there) = host.inventory.function(address) else { continue };
-        let id = there.id.to_string();
-        let same = |place: &&GuestFunction| place.id.as_deref() == Some(id.as_str());
-        let beside = |place: &&GuestFunction| {
-            place.address.parse().is_ok_and(|at: PciAddress| (at.bus, at.device) == (slot.bus, slot.device))
-        };
-        let all = || report.functions.iter().filter(same);
-        let place =
-            if *address == card.address { Some(*video) } else { all().find(beside).or_else(|| all().next()) };
-        let guest = place.map_or_else(
-            || PciAddress { function: address.function, ..slot }.to_string(),
-            |place| place.address.clone(),
-        );
-        functions.push(SubjectFunction {
-            host: *address,
-            guest,
-            role: role.to_string(),
-            id: there.id,
-            shown_as: there.id,
-            bars: there.bars.iter().map(|bar| (bar.index, bar.size)).collect(),
-        });
-    }
-    functions.sort_by_key(|function| (function.host != card.address, function.host));
-    let link = host.inventory.function(&card.address).and_then(|function| function.link.as_ref());
-    Some(Subject {
-        name: card.name.clone(),
-        slot: card.address.slot_name(),
-        functions,
-        left_out: Vec::new(),
-        link_width: link.and_then(|link| link.width).filter(|width| *width > 0).map(u32::from),
-        compared: true,
-    })
-}
-
-/// A card of which only the guest knows something: its addresses stand for those of the host.
-fn unknown(report: &Report, video: &GuestFunction) -> Option<Subject> {
-    let slot: PciAddress = video.address.parse().ok()?;
-    let function = |there: &GuestFunction| {
-        let at: PciAddress = there.address.parse().ok()?;
-        let beside = (at.domain, at.bus, at.device) == (slot.domain, slot.bus, slot.device);
-        let id = there.id.as_deref()?.parse().ok().filter(|_| beside)?;
-        Some(SubjectFunction {
-            host: at,
-            guest: there.address.clone(),
-            role: role(class(there)).into(),
-            id,
-            shown_as: id,
-            bars: Vec::new(),
-        })
-    };
-    let mut functions: Vec<SubjectFunction> = report.functions.iter().filter_map(function).collect();
-    functions.sort_by_key(|function| (function.guest != video.address, function.host));
-    let first = functions.first().filter(|first| first.guest == video.address)?;
-    Some(Subject {
-        name: no43_host::device_name(first.id).unwrap_or_else(|| first.id.to_string()),
-        slot: slot.slot_name(),
-        functions,
-        left_out: Vec::new(),
-        link_width: None,
-        compared: false,
-    })
-}
-
-/// Six hexadecimal digits; nothing where the guest does not tell them.
-fn class(there: &GuestFunction) -> &str {
-    let text = there.class.as_deref().unwrap_or("");
-    text.strip_prefix("0x").unwrap_or(text)
-}
-
-fn role(class: &str) -> &'static str {
-    match class.get(..4) {
-        Some("0403") => "audio",
-        Some("0c03") => "usb",
-        Some("0c80") => "ucsi",
-        Some(class) if class.starts_with(DISPLAY) => "video",
-        _ => "other",
     }
 }
 
@@ -441,16 +304,13 @@ mod tests {
     use super::*;
     use crate::evidence::Record;
     use base64::Engine as _;
-    use no43_guest::protocol::parse_report;
     use serde_json::{Value, json};
     use std::io::{BufRead as _, BufReader, Write as _};
     use std::os::unix::net::{UnixListener, UnixStream};
     use std::sync::{Arc, Mutex};
 
-    const WINDOWS: &str = include_str!("../../fixtures/report-windows.json");
-
     /// A Linux guest with one GeForce and one emulated adapter.
-    fn linux(driver: Option<&str>) -> Value {
+    pub(super) fn linux(driver: Option<&str>) -> Value {
         json!({
             "version": 1, "os": "Debian GNU/Linux 12", "boot_id": "a",
             "functions": [
@@ -459,27 +319,6 @@ mod tests {
                 {"address": "0000:05:00.1", "id": "10de:228b", "class": "0x040300", "driver": "snd_hda_intel"},
             ],
         })
-    }
-
-    fn parsed(value: &Value) -> Report {
-        parse_report(value.to_string().as_bytes()).unwrap()
-    }
-
-    #[test]
-    fn only_real_cards_are_asked_about_with_the_functions_beside_them() {
-        let found = subjects(&parsed(&linux(None)), None).unwrap();
-        assert_eq!(found.len(), 1, "{found:?}");
-        let places: Vec<String> =
-            found[0].functions.iter().map(|f| format!("{} {}", f.guest, f.role)).collect();
-        assert_eq!(places, ["0000:05:00.0 video", "0000:05:00.1 audio"]);
-        assert!(!found[0].compared && found[0].name.contains("RTX 3070"), "{found:?}");
-        let windows = subjects(&parse_report(WINDOWS.as_bytes()).unwrap(), None).unwrap();
-        assert_eq!(windows.len(), 1, "{windows:?}");
-
-        let mut none = linux(None);
-        none["functions"].as_array_mut().unwrap().truncate(1);
-        let why = subjects(&parsed(&none), None).unwrap_err();
-        assert_eq!(why, "the guest has no graphics card of its own; its displays: 0000:00:02.0 1234:1111");
     }
 
     /// An agent of a Linux guest: it keeps what it was asked to run, and reports what it is given.

@@ -748,7 +748,7 @@ pub(super) fn planned_facts(plan: &Plan, cards: &[Borrowed]) -> Facts {
     facts.add("guest.battery", "none"); // no43 gives no machine one
     facts.maybe("recipe.driver-version", plan.checks.driver_version.as_deref());
     if plan.guest.os.starts_with("windows") {
-        facts.add("recipe.updates-driver", if plan.driver.keep { "ours" } else { "windows" });
+        facts.add("recipe.updates-driver", if plan.driver.keep { "ours" } else { "free" });
     }
     for card in cards {
         let left_out = card.card.functions.iter().zip(&card.card.roles);

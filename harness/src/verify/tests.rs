@@ -262,7 +262,7 @@ fn what_the_recipe_says_of_drivers_is_a_fact_for_the_causes() {
     plan.guest.os = "windows11".into();
     plan.driver.listed.insert("10de:2484".into(), "not listed".into());
     let facts = planned_facts(&plan, &borrowed);
-    assert_eq!(facts.get("recipe.updates-driver"), ["windows"]);
+    assert_eq!(facts.get("recipe.updates-driver"), ["free"]);
     assert_eq!(facts.get("guest.inf-match"), ["not listed"]);
     plan.driver.keep = true;
     assert_eq!(planned_facts(&plan, &borrowed).get("recipe.updates-driver"), ["ours"]);

@@ -38,7 +38,7 @@ pub(super) const ROWS: &[Row] = &[
             is("guest.driver-source", &["windows-update"]).weighs(7),
             // no log of Windows says it in so many words
             differs("guest.driver-version", "recipe.driver-version").weighs(3),
-            is("recipe.updates-driver", &["windows"]).weighs(1),
+            is("recipe.updates-driver", &["free"]).weighs(1),
         ],
         speaks_against: &[is("guest.driver-source", &["package"]).weighs(9)],
         usual: 0,

@@ -165,6 +165,21 @@ fn unchanged_build(b: &Bench<'_>) -> Result<Vec<Figure>> {
     }])
 }
 
+/// Lists of numbers that an example prints as JSON.
+fn columns<const N: usize>(command: xshell::Cmd<'_>, keys: [&str; N]) -> Result<[Vec<f64>; N]> {
+    let shown = command.to_string();
+    let text = command.quiet().read().with_context(|| format!("failed to run {shown}"))?;
+    let measured: Value =
+        serde_json::from_str(text.trim()).with_context(|| format!("{shown} printed no JSON"))?;
+    let mut lists = keys.map(|_| Vec::new());
+    for (key, list) in keys.iter().zip(&mut lists) {
+        let printed = measured.get(key).and_then(Value::as_array);
+        let printed = printed.with_context(|| format!("{shown} printed no {key}"))?;
+        list.extend(printed.iter().filter_map(Value::as_f64));
+    }
+    Ok(lists)
+}
+
 /// The example measures both sides itself, since only it sees when the guest's CPUs run.
 fn spawn(b: &Bench<'_>) -> Result<Vec<Figure>> {
     let sh = b.sh;
@@ -173,19 +188,11 @@ fn spawn(b: &Bench<'_>) -> Result<Vec<Figure>> {
         sh,
         "cargo run -q --release -p no43-machine {features} --example spawn_bench -- --pairs 50 --json"
     );
-    let text = command.quiet().read().context("failed to run machine's spawn_bench")?;
-    let measured: Value = serde_json::from_str(text.trim()).context("spawn_bench printed no JSON")?;
-    let column = |key: &str| -> Result<Vec<f64>> {
-        let list = measured
-            .get(key)
-            .and_then(Value::as_array)
-            .with_context(|| format!("spawn_bench printed no {key}"))?;
-        Ok(list.iter().filter_map(Value::as_f64).collect())
-    };
+    let [ours, peer] = columns(command, ["no43_ms", "by_hand_ms"])?;
     Ok(vec![Figure {
         name: "spawn to guest CPUs running",
-        ours: column("no43_ms")?,
-        peer: Some(("the same QEMU by hand over QMP", column("by_hand_ms")?)),
+        ours,
+        peer: Some(("the same QEMU by hand over QMP", peer)),
         unit: "ms",
         aim: "at most 10 ms added",
     }])

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use xshell::cmd;
 
-use super::{Bench, Figure, timed};
+use super::{Bench, Figure, columns, timed};
 
 /// A guest without a card, so that no lab is needed.
 const RECIPE: &str = "extends = \"lab-guest.toml\"\ncard = []\n[checks]\ncard = false\ndriver = false\nconnector = false\npicture = false\nlifecycle = []\n";
@@ -128,17 +128,11 @@ impl Machines<'_> {
             sh,
             "cargo run -q --release -p no43-harness --example instance_bench -- {recipe} {guest} {rounds}"
         );
-        let text = command.quiet().read().context("failed to run harness's instance_bench")?;
-        let measured: Value = serde_json::from_str(text.trim()).context("instance_bench printed no JSON")?;
-        let column = |key: &str| -> Result<Vec<f64>> {
-            let list = measured.get(key).and_then(Value::as_array);
-            let list = list.with_context(|| format!("instance_bench printed no {key}"))?;
-            Ok(list.iter().filter_map(Value::as_f64).collect())
-        };
+        let [ours, peer] = columns(command, ["no43_ms", "qemu_img_ms"])?;
         Ok(Figure {
             name: "a new instance",
-            ours: column("no43_ms")?,
-            peer: Some(("qemu-img create of its overlay", column("qemu_img_ms")?)),
+            ours,
+            peer: Some(("qemu-img create of its overlay", peer)),
             unit: "ms",
             aim: "at most 10 ms added",
         })

@@ -24,7 +24,7 @@ const RECIPE: &str = "recipes/lab-guest.toml";
 pub(crate) struct Options {
     #[command(flatten)]
     install: Install,
-    /// Only these figures; may be given again (build, spawn, gpus, media, setup-disk, memory, driver, diagnosis, image, demo)
+    /// Only these figures; may be given again (build, spawn, keep, gpus, media, setup-disk, memory, driver, diagnosis, image, demo)
     #[arg(long, value_name = "FIGURE")]
     only: Vec<String>,
     /// Measure the warm demo too (minutes)

@@ -20,8 +20,6 @@ mod hand_over;
 mod linux;
 #[expect(unsafe_code, reason = "calls of drivers' libraries, each wrapped in a safe function here")]
 mod native;
-#[cfg(any(windows, test))]
-mod png;
 mod setup_command;
 mod setup_watch;
 mod smi;

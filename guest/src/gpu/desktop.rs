@@ -6,7 +6,6 @@ use super::direct3d::{adapter, adapters};
 use super::{Stop, Task, metric};
 use crate::native::dxgi::{self, Output};
 use crate::native::screen::{self, Part};
-use crate::png;
 
 /// The file in the folder of `--out`.
 const FILE: &str = "desktop.png";
@@ -43,8 +42,14 @@ pub(super) fn picture(task: &Task, result: &mut WorkResult) -> Result<(), Stop> 
 fn keep(task: &Task, result: &mut WorkResult, part: Part, pixels: &[u8]) -> Result<(), Stop> {
     let Some(folder) = &task.out else { return Ok(()) };
     let file = folder.join(FILE);
-    std::fs::write(&file, png::encode(part.width, part.height, pixels))
-        .map_err(|error| Stop::call(format!("failed to write {}: {error}", file.display())))?;
+    let write = || -> Result<(), png::EncodingError> {
+        let mut encoder = png::Encoder::new(std::fs::File::create(&file)?, part.width, part.height);
+        encoder.set_color(png::ColorType::Rgb);
+        let mut writer = encoder.write_header()?;
+        writer.write_image_data(pixels)?;
+        writer.finish()
+    };
+    write().map_err(|error| Stop::call(format!("failed to write {}: {error}", file.display())))?;
     result.picture = Some(FILE.to_owned());
     Ok(())
 }

@@ -15,7 +15,8 @@ use crate::running::{Ask, Client, ClientError, Happened, Launch, Line, Refusal, 
 use crate::stop::Stop;
 use crate::words;
 
-/// Between two looks at a command's output: the agent has no event for it. The first ones come soon, for short commands.
+/// Between two looks at a command's output, for which the agent has no event: an eighth of the time since something last
+/// came, within these bounds. Each look costs the guest something.
 const LOOK_FIRST: Duration = Duration::from_millis(10);
 const LOOK_LAST: Duration = Duration::from_millis(150);
 /// Small helpers in the guest (making folders, mounting).
@@ -27,20 +28,25 @@ const OUT_MAX: u64 = 2 << 30;
 /// How often a stop is looked at while nothing happens.
 const TICK: Duration = Duration::from_millis(100);
 
-/// Where a Linux guest keeps what belongs to the job.
-const PLACE: &str = "/run/no43-job";
+/// Where a Linux guest has the job's secrets.
+const SECRETS: &str = "/run/no43-job/secrets";
+/// Where it keeps what the command says.
+const OUT: &str = "/run/no43-job.out";
+const ERR: &str = "/run/no43-job.err";
 
 /// Mounts the disk of secrets, found by its serial number, for root only.
 const MOUNT: &str = r#"
 for disk in /sys/block/*; do
     [ "$(cat "$disk/serial")" = no43-secrets ] || continue
-    mkdir -p "$1" && exec mount -t vfat -o ro,umask=077 "/dev/${disk##*/}1" "$1"
+    mkdir -p -m 700 "$1" && exec mount -t vfat -o ro,umask=077 "/dev/${disk##*/}1" "$1"
 done 2>/dev/null
 echo "the disk of secrets is not here" >&2; exit 1
 "#;
 
-/// Runs the command with its output in files; they are read along from outside.
-const RUN: &str = r#"cd "$1" && out=$2 && shift 2 && exec "$@" > "$out/out" 2> "$out/err" < /dev/null"#;
+/// Runs the command with its output in files that only root reads; they are read along from outside. The shell is the only
+/// program beside the command: in a guest that has just started, each costs a tenth of a second.
+const RUN: &str = r#"mask=$(umask); umask 077; exec > "$1" 2> "$2" < /dev/null; umask "$mask"
+shift 2; cd "$HOME" 2>/dev/null || cd /; exec "$@""#;
 
 /// What to do in the machine.
 #[derive(Debug, Clone)]
@@ -183,11 +189,8 @@ impl Running<'_> {
         let agent = Agent::on_socket(self.runs.dirs(self.name).agent_socket());
         let broken = |error: AgentError| guest(error.to_string());
         let linux = agent.os_info().map_err(broken)?.id.as_deref() != Some("mswindows");
-        if linux {
-            helper(&agent, &["mkdir", "-p", "-m", "700", PLACE])?;
-        }
         if job.secrets && linux {
-            helper(&agent, &["/bin/sh", "-c", MOUNT, "no43-job", &format!("{PLACE}/secrets")])?;
+            helper(&agent, &["/bin/sh", "-c", MOUNT, "no43-job", SECRETS])?;
         }
         for (from, to) in &job.files_in {
             self.stopped()?;
@@ -207,35 +210,35 @@ impl Running<'_> {
     /// In a Linux guest: output is passed on as it comes.
     fn stream(&mut self, agent: &Agent, job: &Job) -> Step<u8> {
         let broken = |error: AgentError| guest(error.to_string());
-        let mut argv = vec!["/bin/sh", "-c", RUN, "no43-job", PLACE, PLACE];
+        let mut argv = vec!["/bin/sh", "-c", RUN, "no43-job", OUT, ERR];
         argv.extend(job.command.iter().map(String::as_str));
         let mut env = vec![
             "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned(),
             "HOME=/root".to_owned(),
-            format!("NO43_SECRETS={PLACE}/secrets"),
+            format!("NO43_SECRETS={SECRETS}"),
         ];
         env.extend(job.env.iter().cloned());
-        helper(agent, &["touch", &format!("{PLACE}/out"), &format!("{PLACE}/err")])?;
-        let out = agent.follow_file(&format!("{PLACE}/out")).map_err(broken)?;
-        let err = agent.follow_file(&format!("{PLACE}/err")).map_err(broken)?;
         let began = Instant::now();
         let pid = agent.spawn_with(&argv, env).map_err(broken)?;
-        let mut pause = LOOK_FIRST;
+        let (mut out, mut err) = (Growing::new(agent, OUT), Growing::new(agent, ERR));
+        let mut last_came = began;
         loop {
             let end = agent.ended(pid).map_err(broken)?;
-            if self.pass_on(&out, &err)? {
-                pause = LOOK_FIRST;
+            if self.pass_on(&mut out, &mut err)? {
+                last_came = Instant::now();
             }
             if let Some(end) = end {
-                while self.pass_on(&out, &err)? {}
-                return Ok(exit_code(end.code, end.signal));
+                while self.pass_on(&mut out, &mut err)? {}
+                return match out.is_there() && err.is_there() {
+                    true => Ok(exit_code(end.code, end.signal)),
+                    false => Err(guest(format!("no room for the command's output in {OUT}"))),
+                };
             }
             self.stopped()?;
             if began.elapsed() >= job.limit {
                 return Err(self.too_long(agent, pid, job));
             }
-            std::thread::sleep(pause);
-            pause = (pause * 2).min(LOOK_LAST);
+            std::thread::sleep((last_came.elapsed() / 8).clamp(LOOK_FIRST, LOOK_LAST));
         }
     }
 
@@ -248,7 +251,7 @@ impl Running<'_> {
     }
 
     /// True if there was something.
-    fn pass_on(&mut self, out: &FollowedFile, err: &FollowedFile) -> Step<bool> {
+    fn pass_on(&mut self, out: &mut Growing<'_>, err: &mut Growing<'_>) -> Step<bool> {
         let broken = |error: AgentError| guest(error.to_string());
         let (out, err) = (out.more().map_err(broken)?, err.more().map_err(broken)?);
         // a reader that went away (`| head`) does not end the job
@@ -295,6 +298,34 @@ impl Running<'_> {
             }),
             None => Ok(()),
         }
+    }
+}
+
+/// A file that the guest's shell makes, some time after it was asked to.
+struct Growing<'a> {
+    agent: &'a Agent,
+    path: &'static str,
+    file: Option<FollowedFile>,
+}
+
+impl<'a> Growing<'a> {
+    fn new(agent: &'a Agent, path: &'static str) -> Self {
+        Self { agent, path, file: None }
+    }
+
+    fn is_there(&self) -> bool {
+        self.file.is_some()
+    }
+
+    fn more(&mut self) -> Result<Vec<u8>, AgentError> {
+        if self.file.is_none() {
+            match self.agent.follow_file(self.path) {
+                Ok(file) => self.file = Some(file),
+                Err(AgentError::Refused { .. }) => return Ok(Vec::new()),
+                Err(error) => return Err(error),
+            }
+        }
+        self.file.as_ref().map_or(Ok(Vec::new()), FollowedFile::more)
     }
 }
 

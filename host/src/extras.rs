@@ -1,5 +1,6 @@
 //! Huge pages and taps that root makes for one lease, written down before they are made and taken back with it.
 
+use std::fmt;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -14,6 +15,37 @@ use crate::roots::read_small;
 
 /// The pool of pages of 2 MiB, relative to `/sys`.
 const POOL: &str = "kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
+/// Pages that nobody has, and those among them that are promised to somebody.
+const FREE: &str = "kernel/mm/hugepages/hugepages-2048kB/free_hugepages";
+const PROMISED: &str = "kernel/mm/hugepages/hugepages-2048kB/resv_hugepages";
+/// Relative to `/proc`: moves memory together, so that there are pieces of 2 MiB.
+const COMPACT: &str = "sys/vm/compact_memory";
+
+/// Where a guest's huge pages come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HugePages {
+    /// The pool has that many that nobody uses.
+    FromPool {
+        /// Of 2 MiB each.
+        pages: u64,
+    },
+    /// That many were added, and go back with the lease.
+    Added {
+        /// Of 2 MiB each.
+        pages: u64,
+    },
+}
+
+impl fmt::Display for HugePages {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            HugePages::FromPool { pages } => write!(f, "{pages} huge pages of 2 MiB out of this host's pool"),
+            HugePages::Added { pages } => {
+                write!(f, "{pages} huge pages of 2 MiB, set aside until the guest has ended")
+            }
+        }
+    }
+}
 
 /// What one lease has beside its cards.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,7 +87,13 @@ impl Place<'_> {
         let mut extra = self.extra(lease, owner, uid);
         extra.hugepages += pages;
         self.state.write_extra(&extra)?;
-        let written = self.write(&pool, &format!("{}\n", before + pages), "the pool of huge pages");
+        let wanted = format!("{}\n", before + pages);
+        let mut written = self.write(&pool, &wanted, "the pool of huge pages");
+        if written.is_ok() && count(&pool)? < before + pages {
+            // a kernel without it may still find more at a second look
+            let _ = self.write(&self.roots.proc_.join(COMPACT), "1\n", "the order to compact memory");
+            written = self.write(&pool, &wanted, "the pool of huge pages");
+        }
         let got = count(&pool)?.saturating_sub(before);
         if written.is_ok() && got >= pages {
             return Ok(pages);
@@ -214,6 +252,16 @@ impl Place<'_> {
     }
 }
 
+/// Pages for a guest's memory.
+pub(crate) fn huge_pages_of(memory_mib: u64) -> u64 {
+    memory_mib.div_ceil(2)
+}
+
+/// Pages that a new guest can have.
+pub(crate) fn free_huge_pages(roots: &crate::roots::Roots) -> Result<u64, BindError> {
+    Ok(count(&roots.sys.join(FREE))?.saturating_sub(count(&roots.sys.join(PROMISED))?))
+}
+
 fn count(pool: &Path) -> Result<u64, BindError> {
     let text = read_small(pool)
         .map_err(|e| refused(format!("there is no pool of huge pages here ({}: {e})", pool.display())))?;
@@ -242,6 +290,20 @@ fn may_use(on: &str, allowed: &[String], uid: u32) -> Result<(), BindError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn promised_pages_are_not_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let roots = crate::Roots::under(dir.path());
+        let pool = roots.sys.join(POOL);
+        let missing = free_huge_pages(&roots).unwrap_err().to_string();
+        assert!(missing.contains("no pool of huge pages"), "{missing}");
+        fs::create_dir_all(pool.parent().unwrap()).unwrap();
+        fs::write(roots.sys.join(FREE), "130\n").unwrap();
+        fs::write(roots.sys.join(PROMISED), "20\n").unwrap();
+        assert_eq!(free_huge_pages(&roots).unwrap(), 110);
+        assert_eq!([huge_pages_of(256), huge_pages_of(257)], [128, 129]);
+    }
 
     #[test]
     fn a_user_joins_only_what_root_has_named() {

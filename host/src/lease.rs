@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::binding::{Limits, Place, VfioNode, already_ours, check_access};
 use crate::card::{Card, CardState};
+use crate::extras::{self, HugePages};
 use crate::health::way_out;
 use crate::holders::Holder;
 use crate::inventory::HostError;
@@ -515,6 +516,20 @@ impl Lease {
     /// [`NetError`]; nothing is left behind then.
     pub fn open_network(&self, device: &NetDevice, privilege: &Privilege) -> Result<OwnedFd, NetError> {
         privilege.open_network(device, &self.record, &self.state, &self.roots)
+    }
+
+    /// Sees to it that this host has huge pages for a guest of so much memory: free ones of its pool, else new ones for as long as
+    /// this lease lasts.
+    ///
+    /// # Errors
+    /// Too few pages in one piece, or no way to root.
+    pub fn huge_pages(&self, memory_mib: u64, privilege: &Privilege) -> Result<HugePages, BindError> {
+        let pages = extras::huge_pages_of(memory_mib);
+        if extras::free_huge_pages(&self.roots)? >= pages {
+            return Ok(HugePages::FromPool { pages });
+        }
+        privilege.hugepages(&self.record, pages, &self.state, &self.roots)?;
+        Ok(HugePages::Added { pages })
     }
 
     fn has_extras(&self) -> bool {

@@ -162,8 +162,12 @@ impl MachineSpec {
             let _ = write!(machine, ",smm={},pflash0=code,pflash1=vars", on_off(*smm));
         }
         // virtiofsd reads and writes the guest's memory itself
-        if self.shares.iter().any(|share| share.virtiofs.is_some()) {
-            argv.pair("-object", format!("memory-backend-memfd,id=ram,size={}M,share=on", self.memory_mib));
+        let shared = self.shares.iter().any(|share| share.virtiofs.is_some());
+        if shared || self.huge_pages {
+            // taken at once: a page that is missing later would kill the guest
+            let pages = if self.huge_pages { ",hugetlb=on,hugetlbsize=2M,prealloc=on" } else { "" };
+            let (size, share) = (self.memory_mib, on_off(shared));
+            argv.pair("-object", format!("memory-backend-memfd,id=ram,size={size}M,share={share}{pages}"));
             machine.push_str(",memory-backend=ram");
         }
         argv.pair("-machine", machine);

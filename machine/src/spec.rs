@@ -58,6 +58,8 @@ pub struct MachineSpec {
     pub smp: Smp,
     /// Guest memory in MiB.
     pub memory_mib: u64,
+    /// The memory is in huge pages of 2 MiB, all of them taken from the host's pool before the guest runs.
+    pub huge_pages: bool,
     /// SeaBIOS or UEFI.
     pub firmware: Firmware,
     /// A kernel that QEMU loads itself instead of booting a disk.
@@ -124,6 +126,7 @@ impl MachineSpec {
             cpu: accel.default_cpu().into(),
             smp: Smp::cpus(1),
             memory_mib: 512,
+            huge_pages: false,
             firmware: Firmware::Bios,
             kernel: None,
             disks: Vec::new(),

@@ -119,6 +119,7 @@ fn machine(ask: &MachineAsk, host: Option<&HostFacts>, notes: &mut Vec<String>) 
         firmware: ask.firmware,
         boot: ask.boot,
         uefi_under_lab: ask.uefi_under_lab,
+        hugepages: ask.hugepages,
         hidden: false,
         identity: ask.identity,
     }

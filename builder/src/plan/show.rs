@@ -68,8 +68,9 @@ impl Plan {
         };
         let cpus = if machine.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", machine.cpus) };
         let memory = show_size(machine.memory_mib << 20);
+        let pages = if machine.hugepages { " in huge pages" } else { "" };
         format!(
-            "{cpus}, {memory} memory, {} disk, {firmware}, {boot}, {network}",
+            "{cpus}, {memory} memory{pages}, {} disk, {firmware}, {boot}, {network}",
             show_size(machine.disk_bytes)
         )
     }

@@ -17,7 +17,7 @@ use super::windows::Release;
 use crate::diagnostic::{Kind, Place, Problem, Problems};
 use crate::plan::{
     Awaited, Boot, CardFunctions, CardRequest, CardRole, Console, DiskBus, DisplayPlan, Firmware,
-    IdentityKind, Init, SecretSource, UserPlan,
+    HUGE_PAGE_MIB, IdentityKind, Init, SecretSource, UserPlan,
 };
 use crate::schema::Form;
 
@@ -251,6 +251,12 @@ impl Rules<'_> {
             let fix = format!("write at least \"{MIN_MEMORY_MIB} MiB\"");
             self.push(at.spot("memory").problem(Kind::BadValue, what).fix(fix));
         }
+        let hugepages = at.bool("hugepages");
+        if let Some(mib) = memory_mib.filter(|mib| hugepages && mib % HUGE_PAGE_MIB != 0) {
+            let what = format!("{mib} MiB is no whole number of huge pages, of {HUGE_PAGE_MIB} MiB each");
+            let fix = format!("write \"{} MiB\", or remove hugepages", mib + 1);
+            self.push(at.spot("memory").problem(Kind::BadValue, what).fix(fix));
+        }
         let disk_bytes = bytes("disk")?;
         if disk_bytes < MIN_DISK || !disk_bytes.is_multiple_of(1 << 20) {
             let what = format!("{} is not a whole number of MiB from 1 GiB on", units::show_size(disk_bytes));
@@ -276,6 +282,7 @@ impl Rules<'_> {
             boot,
             uefi_under_lab,
             tpm,
+            hugepages,
             disk_bus,
             identity,
         })

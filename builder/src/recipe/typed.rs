@@ -176,6 +176,8 @@ pub struct MachineAsk {
     pub uefi_under_lab: bool,
     /// A virtual TPM 2.0.
     pub tpm: bool,
+    /// Guest memory in huge pages.
+    pub hugepages: bool,
     /// How the system disk is attached.
     pub disk_bus: DiskBus,
     /// Who a machine is that was installed.

@@ -168,7 +168,11 @@ static MACHINE: &[Field] = &[
         OneOf(&[word("own"), word("fresh"), word("image")]),
         "Who an installed machine is: own UUID and serial number; fresh also has an empty TPM; image is the one that was installed.",
     ),
-    later("hugepages", Bool, "Guest memory in huge pages."),
+    key(
+        "hugepages",
+        Bool,
+        "Guest memory in huge pages of 2 MiB, which the host sets aside for as long as the machine runs.",
+    ),
 ];
 
 static CARD: &[Field] = &[

@@ -97,6 +97,23 @@ wait-for = { unit = "x" }
 }
 
 #[test]
+fn huge_pages_are_whole() {
+    let folder = Folder::with(&[(
+        "a.toml",
+        "guest.os = 'debian12'\nmachine = { memory = '257 MiB', hugepages = true }",
+    )]);
+    insta::assert_snapshot!(folder.complaint("a.toml", &[]), @r#"
+    a.toml:2:22: machine.memory: 257 MiB is no whole number of huge pages, of 2 MiB each
+        fix   write "258 MiB", or remove hugepages
+    "#);
+    let folder = Folder::with(&[(
+        "a.toml",
+        "guest.os = 'debian12'\nmachine = { memory = '258 MiB', hugepages = true }",
+    )]);
+    assert!(plan_of(&folder.load("a.toml", &[]).unwrap()).machine.hugepages);
+}
+
+#[test]
 fn a_check_of_a_card_needs_a_card() {
     let folder = Folder::with(&[("a.toml", "guest.os = 'debian12'\nchecks.picture = true")]);
     insta::assert_snapshot!(folder.complaint("a.toml", &[]), @r"

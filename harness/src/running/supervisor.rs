@@ -340,6 +340,10 @@ impl Run {
             no43_host::memlock::check(spec.memory_mib).map_err(|error| setup(&error))?;
         }
         self.given_up()?;
+        if spec.huge_pages {
+            let pages = taken.lease.huge_pages(spec.memory_mib, &self.host.privilege);
+            self.hub().note(format!("the guest's memory: {}", pages.map_err(|error| setup(&error))?));
+        }
         let beside = Beside::open(
             &start.plan,
             &mut spec,

@@ -196,6 +196,15 @@ pub(super) fn check_memlock(spec: &MachineSpec, options: &VerifyOptions) -> Resu
     memlock::check(spec.memory_mib).map_err(|e| Failure::new("memory", FailureKind::HostSetup, e.to_string()))
 }
 
+/// Huge pages, for as long as the lease lasts.
+pub(super) fn huge_pages(held: &Held, spec: &MachineSpec, options: &VerifyOptions) -> Result<(), Failure> {
+    if !spec.huge_pages {
+        return Ok(());
+    }
+    let pages = held.lease.huge_pages(spec.memory_mib, &options.privilege);
+    pages.map(drop).map_err(|e| Failure::new("memory", FailureKind::HostSetup, e.to_string()))
+}
+
 /// Gives every function to vfio-pci.
 pub(super) fn bind(
     held: &mut Held,

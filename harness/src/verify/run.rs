@@ -199,6 +199,7 @@ impl Run<'_, '_> {
             .map_err(|e| Failure::new("bind", FailureKind::Host, format!("{e:#}")))?;
         self.begin_to_look(held, &inventory, &spec);
         cards::check_memlock(&spec, self.options)?;
+        cards::huge_pages(held, &spec, self.options)?;
         self.stopped("bind")?;
         cards::bind(held, self.options, self.recorder)?;
         self.see_bound(held);

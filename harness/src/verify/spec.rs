@@ -103,6 +103,7 @@ pub(crate) fn machine_spec(
         u16::try_from(plan.machine.cpus).context("machine.cpus: more CPUs than a machine can have")?,
     );
     spec.memory_mib = plan.machine.memory_mib;
+    spec.huge_pages = plan.machine.hugepages;
     spec.disks = vec![Disk { boot_index: Some(1), cache: DiskCache::Unsafe, ..Disk::qcow2(&scratch.disk) }];
     spec.serials = vec![scratch.serial.clone()];
     spec.kernel = kernel.map(|direct| DirectKernel {

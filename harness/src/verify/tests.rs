@@ -35,6 +35,7 @@ pub(crate) fn plan(cards: Vec<CardWish>) -> Plan {
             firmware: Firmware::Bios,
             boot: Boot::Direct,
             uefi_under_lab: false,
+            hugepages: false,
             hidden: false,
             identity: no43_builder::plan::IdentityKind::Own,
         },

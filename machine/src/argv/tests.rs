@@ -270,6 +270,13 @@ fn a_kept_machine_with_things_that_were_opened_for_it() {
         memory_mib: 2048,
         ..MachineSpec::new("play", Accel::Kvm)
     };
+    let pages = MachineSpec { huge_pages: true, ..MachineSpec::new("play", Accel::Kvm) };
+    let pages = lines(&pages);
+    let pages: Vec<&str> = pages.lines().filter(|line| line.contains("ram")).collect();
+    assert_snapshot!(pages.join("\n"), @"
+    -object memory-backend-memfd,id=ram,size=512M,share=off,hugetlb=on,hugetlbsize=2M,prealloc=on
+    -machine pc-q35-7.2,vmport=off,dump-guest-core=off,memory-backend=ram
+    ");
     let interesting = |spec: &MachineSpec| {
         let words = ["-netdev", "net0", "share", "music", "photos", "ram", "xhci"];
         let all = lines(spec);

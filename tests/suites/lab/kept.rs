@@ -133,7 +133,11 @@ pub(crate) fn a_hundred_kills(scene: &Scene) -> Result<()> {
 /// A guest that restarts and keeps its card, and then panics.
 pub(crate) fn guests_that_end(scene: &Scene) -> Result<()> {
     let body = r#"
-        up play --set "checks.ready=8 min"
+        # with its memory in huge pages, which are this host's again at the end
+        pool() { cat /proc/sys/vm/nr_hugepages; }; had=$(pool)
+        up play --set "checks.ready=8 min" --set machine.hugepages=true
+        has play.log "huge pages of 2 MiB, set aside until"
+        [ "$(pool)" -gt "$had" ] && [ "$(awk '/HugePages_Free/{print $2}' /proc/meminfo)" = 0 ] || { cat /proc/meminfo; fail "the guest is not in huge pages"; }
         before=$(machine play)
         answers() { no43 shell play -- true > /dev/null 2>&1; }
         no43 shell play -- reboot > reboot.log 2>&1
@@ -147,6 +151,7 @@ pub(crate) fn guests_that_end(scene: &Scene) -> Result<()> {
         within 20 all_back
         no43 instance rm --yes play > /dev/null
         nothing_left
+        [ "$(pool)" = "$had" ] || fail "$(pool) huge pages are left of the guest's, $had were there before"
     "#;
     script(scene, "one-card", 500, body)
 }

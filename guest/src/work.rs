@@ -183,6 +183,10 @@ pub const WORK: &[Work] = &[
         ..work("cuda-copy", BOTH, "bytes go to the card and come back unchanged, how fast")
     },
     work("vulkan-compute", BOTH, "a Vulkan compute shader computes what it must"),
+    Work {
+        vendors: NVIDIA,
+        ..work("nvenc-frame", BOTH, "the video encoder makes H.264 frames of what it is given")
+    },
     work("d3d11-scene", WINDOWS, "Direct3D 11 renders a scene as it must"),
     work("d3d12-scene", WINDOWS, "Direct3D 12 renders a scene as it must"),
     Work {
@@ -190,8 +194,7 @@ pub const WORK: &[Work] = &[
         on_request: true,
         ..work("desktop-picture", WINDOWS, "the card shows the desktop, as a picture")
     },
-    // No program does these yet: they are here so that asking for one is told as skipped, with that reason.
-    later(work("nvenc-frame", BOTH, "the encoder makes an H.264 frame")),
+    // No program does this yet: it is here so that asking for it is told as skipped, with that reason.
     later(work("optix-trace", BOTH, "OptiX traces rays with a known sum")),
 ];
 
@@ -211,8 +214,8 @@ mod tests {
     #[test]
     fn what_is_done_by_default() {
         let names = |guest, vendor| default_work(guest, vendor).map(|w| w.name).collect::<Vec<_>>().join(" ");
-        insta::assert_snapshot!(names("linux", Some(0x10de)), @"cuda-checksum cuda-memory cuda-copy vulkan-compute");
-        insta::assert_snapshot!(names("windows", Some(0x10de)), @"cuda-checksum cuda-memory cuda-copy vulkan-compute d3d11-scene d3d12-scene");
+        insta::assert_snapshot!(names("linux", Some(0x10de)), @"cuda-checksum cuda-memory cuda-copy vulkan-compute nvenc-frame");
+        insta::assert_snapshot!(names("windows", Some(0x10de)), @"cuda-checksum cuda-memory cuda-copy vulkan-compute nvenc-frame d3d11-scene d3d12-scene");
         insta::assert_snapshot!(names("linux", Some(0x1234)), @"vulkan-compute");
         insta::assert_snapshot!(names("windows", None), @"vulkan-compute d3d11-scene d3d12-scene");
     }

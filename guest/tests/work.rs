@@ -136,6 +136,45 @@ fn the_calls_of_cuda_are_made_and_every_defect_is_seen() {
     }
 }
 
+/// The encoder works on the context of a card that computes, so both libraries are stood in for.
+#[test]
+fn the_encoder_is_called_and_what_it_makes_is_read() {
+    if fake("nvenc", "libnvidia-encode.so.1").is_none() {
+        return println!("not tried: no C compiler");
+    }
+    let path = fake("cuda", "libcuda.so.1").unwrap().to_str().unwrap();
+    let run = |defect: &str, more: &[&str]| {
+        let environment = [
+            ("LD_LIBRARY_PATH", path),
+            ("FAKE_CUDA", "none"),
+            ("FAKE_ADDRESS", "0000:01:00.0"),
+            ("FAKE_NVENC", defect),
+        ];
+        let words = ["--adapter", "10de:2484@0000:01:00.0", "--only", "nvenc-frame"];
+        one(&[&words, more].concat(), &environment)
+    };
+    let result = run("nothing", &[]);
+    assert_eq!(result.outcome, WorkOutcome::Passed, "{result:?}");
+    assert_eq!(result.adapter.as_ref().unwrap().name, "Fake GeForce");
+    let names: Vec<_> = result.metrics.iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(names, ["time-per-frame", "encoded-bytes"]);
+    for (defect, cause, words) in [
+        ("none", WorkCause::NotSupported, "nvEncOpenEncodeSessionEx gives 2 (the device is not supported)"),
+        ("old", WorkCause::NotSupported, "serves version 10.0 of its interface"),
+        ("sessions", WorkCause::CallFailed, "gives 10 (out of memory, or as many sessions"),
+        ("start", WorkCause::CallFailed, "gives 12 (unsupported parameter): as asked for"),
+        ("size", WorkCause::WrongAnswer, "640 x 368 instead of 640 x 360"),
+        ("blind", WorkCause::WrongAnswer, "have 924, 924 and 924 bytes: the patterns need 1350 each"),
+        ("frozen", WorkCause::WrongAnswer, "frames of other patterns are equal"),
+        ("garbage", WorkCause::WrongAnswer, "no sequence parameter set"),
+        ("hang", WorkCause::TimedOut, "did not end within 1 s"),
+    ] {
+        let result = run(defect, if defect == "hang" { &["--limit-seconds", "1"] } else { &[] });
+        assert_eq!(result.cause, Some(cause), "{defect}: {result:?}");
+        assert!(result.reason.as_ref().is_some_and(|r| r.contains(words)), "{defect}: {result:?}");
+    }
+}
+
 #[test]
 fn nvml_is_asked_and_what_it_refuses_is_unknown() {
     let Some(folder) = fake("nvml", "libnvidia-ml.so.1") else { return println!("not tried: no C compiler") };

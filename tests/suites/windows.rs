@@ -17,7 +17,7 @@ use serde_json::json;
 use std::fs;
 use std::io::Read as _;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -44,6 +44,8 @@ static CASES: &[Case] = &[
         .needs(WINE),
     Case::new("direct3d-renders-a-scene-that-is-compared-and-wines-card-is-never-taken-for-one", direct3d)
         .needs(&["wine", "xvfb"]),
+    Case::new("nvidias-libraries-are-called-as-windows-calls-and-the-encoders-frames-are-read", nvidia)
+        .needs(WINE),
     Case::new("a-report-names-the-card-its-driver-and-its-problem-code", report).needs(WINE),
 ];
 
@@ -509,8 +511,15 @@ fn properties() -> Vec<(&'static str, u32, u32, Vec<u8>)> {
 }
 
 /// What is done for a card of NVIDIA's.
-const DEFAULT_WORK: &[&str] =
-    &["cuda-checksum", "cuda-memory", "cuda-copy", "vulkan-compute", "d3d11-scene", "d3d12-scene"];
+const DEFAULT_WORK: &[&str] = &[
+    "cuda-checksum",
+    "cuda-memory",
+    "cuda-copy",
+    "vulkan-compute",
+    "nvenc-frame",
+    "d3d11-scene",
+    "d3d12-scene",
+];
 
 /// Wine's Direct3D, on Mesa's OpenGL and Vulkan: both render on the processor, and Wine names its adapter after some card.
 fn direct3d(scene: &Scene) -> Result<()> {
@@ -539,6 +548,34 @@ fn direct3d(scene: &Scene) -> Result<()> {
     let results = work(&["--adapter", &shown.context("no id")?])?;
     let soft = |r: &WorkResult| (r.outcome, r.cause) == (WorkOutcome::Skipped, Some(WorkCause::OnlySoftware));
     ensure!(results.len() == 2 && results.iter().all(soft), "{results:?}");
+    Ok(())
+}
+
+/// Libraries that the test compiles, in the system's folder, where alone the program looks for them.
+fn nvidia(scene: &Scene) -> Result<()> {
+    let wine = Wine::of(scene)?;
+    let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest/tests/fake");
+    for (source, library) in [("cuda.c", "nvcuda.dll"), ("nvenc.c", "nvEncodeAPI64.dll")] {
+        let compiler = scene.run("x86_64-w64-mingw32-gcc").args(["-shared", "-O1", "-s", "-o"]);
+        compiler.args([wine.drive_c("windows/system32").join(library), sources.join(source)]).ok()?;
+    }
+    let work = |name: &str, defect: &str| -> Result<WorkResult> {
+        let words = ["work", "--json", "--adapter", "10de:2484@0000:01:00.0", "--only", name];
+        let run = wine.guest(&words)?.env("FAKE_ADDRESS", "0000:01:00.0").env("FAKE_NVENC", defect);
+        let mut results = no43_guest::work::parse_work(run.done()?.stdout.as_bytes())?.results;
+        results.pop().context("no result")
+    };
+    for name in ["cuda-checksum", "nvenc-frame"] {
+        let result = work(name, "nothing")?;
+        println!("  {name}: {} ms", result.duration_ms);
+        ensure!(result.outcome == WorkOutcome::Passed, "{result:?}");
+        ensure!(result.adapter.is_some_and(|adapter| adapter.name == "Fake GeForce"), "{name}");
+    }
+    let frozen = work("nvenc-frame", "frozen")?;
+    ensure!(frozen.cause == Some(WorkCause::WrongAnswer), "{frozen:?}");
+    for library in ["nvcuda.dll", "nvEncodeAPI64.dll"] {
+        fs::remove_file(wine.drive_c("windows/system32").join(library))?; // the prefix is the suite's
+    }
     Ok(())
 }
 

@@ -34,7 +34,7 @@ impl From<Failed> for Stop {
 }
 
 /// Loads CUDA, opens the card, and notes which it is.
-fn with_card(
+pub(super) fn with_card(
     task: &Task,
     result: &mut WorkResult,
     work: impl FnOnce(&Context<'_>, &mut WorkResult) -> Result<(), Stop>,
@@ -91,7 +91,7 @@ pub(super) fn checksum(task: &Task, result: &mut WorkResult) -> Result<(), Stop>
     })
 }
 
-fn wrong(text: String) -> Stop {
+pub(super) fn wrong(text: String) -> Stop {
     Stop::new(WorkCause::WrongAnswer, text)
 }
 

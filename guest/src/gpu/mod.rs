@@ -9,6 +9,8 @@ mod cuda;
 mod desktop;
 #[cfg(windows)]
 mod direct3d;
+mod h264;
+mod nvenc;
 mod run;
 #[cfg(any(windows, test))]
 mod scene;
@@ -63,6 +65,7 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("cuda-memory", cuda::memory),
     ("cuda-copy", cuda::copy),
     ("vulkan-compute", vulkan::compute),
+    ("nvenc-frame", nvenc::frame),
     #[cfg(windows)]
     ("d3d11-scene", direct3d::scene_11),
     #[cfg(windows)]

@@ -69,6 +69,8 @@ pub(crate) struct Cuda(Functions);
 /// A device with its context, current in this thread.
 pub(crate) struct Context<'a> {
     f: &'a Functions,
+    /// The `CUcontext`, for interfaces that work on it.
+    pub(crate) object: *mut c_void,
     pub(crate) name: String,
     pub(crate) memory: u64,
     /// Compute capability, as 8.6.
@@ -134,6 +136,7 @@ impl Cuda {
         }
         Ok(Context {
             f,
+            object: context,
             name: text(&name),
             memory: total as u64,
             capability: (major.unsigned_abs(), minor.unsigned_abs()),

@@ -14,6 +14,7 @@ pub(crate) mod d3d11;
 pub(crate) mod d3d12;
 #[cfg(windows)]
 pub(crate) mod dxgi;
+pub(crate) mod nvenc;
 pub(crate) mod nvml;
 #[cfg(windows)]
 pub(crate) mod screen;
@@ -90,6 +91,11 @@ pub(crate) unsafe fn as_function<F: Copy>(address: *mut std::ffi::c_void) -> Opt
     (!address.is_null()).then(|| unsafe { std::mem::transmute_copy(&address) })
 }
 
+/// The address of a function, if it is one.
+pub(crate) fn there(address: *mut std::ffi::c_void, name: &CStr) -> Result<*mut std::ffi::c_void, String> {
+    if address.is_null() { Err(format!("no function {}", name.to_string_lossy())) } else { Ok(address) }
+}
+
 /// A table of functions of one interface: a structure, and its making from a look-up.
 macro_rules! functions {
     ($(#[$doc:meta])* $name:ident { $($field:ident = $symbol:literal: ($($arg:ty),*) $(-> $answer:ty)?;)* }) => {
@@ -103,9 +109,13 @@ macro_rules! functions {
             /// `get` must give the address of the function of that name, or null.
             unsafe fn new(mut get: impl FnMut(&std::ffi::CStr) -> *mut std::ffi::c_void) -> Result<Self, String> {
                 Ok(Self { $($field: {
+                    let address = $crate::native::there(get($symbol), $symbol)?;
                     // SAFETY: the type in the table is that of the interface's header.
-                    unsafe { $crate::native::as_function(get($symbol)) }
-                        .ok_or_else(|| format!("no function {}", $symbol.to_string_lossy()))?
+                    unsafe {
+                        std::mem::transmute::<*mut std::ffi::c_void, unsafe extern "system" fn($($arg),*) $(-> $answer)?>(
+                            address,
+                        )
+                    }
                 },)* })
             }
         }

@@ -187,9 +187,16 @@ fn dracut_gets_its_module() {
         .collect();
     insta::assert_snapshot!(paths.join("\n"), @r"
     usr/lib/dracut/modules.d/75no43/module-setup.sh
+    usr/lib/dracut/modules.d/75no43/no43-hook.sh
     usr/lib/dracut/modules.d/75no43/no43-reserve.sh
     dracut --force --regenerate-all
     ");
+    // dracut sources its hooks: an 'exit' in one is the end of the whole initramfs
+    let hook = plan.changes.iter().find_map(|change| match change {
+        Change::Write { path, text, .. } if path.ends_with("no43-hook.sh") => Some(text.clone()),
+        _ => None,
+    });
+    assert!(!hook.unwrap().contains("exit"));
 }
 
 #[test]

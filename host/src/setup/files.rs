@@ -37,6 +37,7 @@ pub(crate) const RESERVED: &str = "etc/no43/reserved";
 const RESERVE: &str = include_str!("data/reserve.sh");
 const HOOK: &str = include_str!("data/initramfs-tools.hook");
 const DRACUT: &str = include_str!("data/dracut-module.sh");
+const DRACUT_HOOK: &str = include_str!("data/dracut-hook.sh");
 const SOCKET: &str = include_str!("data/helper.socket");
 const SERVICE: &str = include_str!("data/helper.service");
 
@@ -61,6 +62,7 @@ pub(crate) fn reservation(lines: &[String], group: &str, by: Initramfs) -> Vec<F
         ],
         Initramfs::Dracut => vec![
             file("usr/lib/dracut/modules.d/75no43/module-setup.sh", 0o755, DRACUT.into(), true),
+            file("usr/lib/dracut/modules.d/75no43/no43-hook.sh", 0o755, DRACUT_HOOK.into(), true),
             file("usr/lib/dracut/modules.d/75no43/no43-reserve.sh", 0o755, RESERVE.into(), true),
         ],
     });

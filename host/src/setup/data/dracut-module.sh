@@ -7,5 +7,7 @@ installkernel() { instmods vfio_pci vfio_iommu_type1; }
 install() {
     inst_simple /etc/no43/reserved
     inst_multiple readlink modprobe
-    inst_hook pre-udev 00 "$moddir/no43-reserve.sh"
+    # dracut reads hooks into its own shell, which must not end with ours
+    inst_script "$moddir/no43-reserve.sh" /sbin/no43-reserve
+    inst_hook pre-udev 00 "$moddir/no43-hook.sh"
 }

@@ -75,6 +75,17 @@ impl Run {
         self
     }
 
+    /// In a mount namespace of its own that a shell script has prepared, with this program's environment.
+    pub fn in_namespace(self, prepare: &str) -> Self {
+        let mut outer = vec!["--mount"];
+        if !rustix::process::geteuid().is_root() {
+            outer.extend(["--map-root-user", "--map-auto"]);
+        }
+        let script = format!("set -e\n{prepare}\nexec \"$@\"");
+        outer.extend(["sh", "-c", script.as_str(), "sh"]);
+        self.below("unshare", outer)
+    }
+
     /// The same program and environment below another one, for example `unshare … PROGRAM ARGS`.
     pub fn below<A: AsRef<OsStr>>(
         mut self,

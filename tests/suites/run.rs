@@ -19,6 +19,8 @@ static CASES: &[Case] = &[
     Case::new("a-machine-outlives-terminal-and-supervisor", outlives),
     Case::new("a-host-that-shuts-down-waits-for-its-guest", host_shutdown).needs(&["logind-mock"]),
     Case::new("a-job-leaves-its-result-and-nothing-else", job),
+    Case::new("a-full-disk-pauses-the-guest-until-there-is-room", full_disk)
+        .needs(&["no43", "mount-namespace"]),
     Case::new("bad-names-and-second-starts-are-refused-before-anything-is-made", refusals),
 ];
 
@@ -227,6 +229,30 @@ fn job(scene: &Scene) -> Result<()> {
         Ok(left(&scene.state().join("m")) + left(&scene.work().join("instances")) == 0)
     })?;
     within(20, "no process is left", || Ok(scene.processes().is_empty()))
+}
+
+/// The instance is on a small file system; its guest writes more than there is room for.
+fn full_disk(scene: &Scene) -> Result<()> {
+    prepare(scene, "")?;
+    let small = r#"mkdir -p "$NO43_INSTANCES" && mount -t tmpfs -o size=100m none "$NO43_INSTANCES""#;
+    let script = r#"
+        no43() { "$program" "$@" || { echo "no43 $* ended with $?"; exit 1; }; }
+        says() { n=0; until grep -q "$1" "$NO43_STATE/m/play/events.jsonl"; do
+            n=$((n + 1)); [ $n -lt 600 ] || { cat "$NO43_STATE/m/play/events.jsonl"; echo "never: $1"; exit 1; }; sleep 0.1; done; }
+        program=$1
+        no43 run --detach recipes/play.toml
+        no43 shell play -- sh -c 'dd if=/dev/zero of=/root/more bs=1M count=160 > /root/dd.log 2>&1 < /dev/null & sync'
+        says '"paused"'
+        no43 ps
+        mount -o remount,size=400m "$NO43_INSTANCES"
+        says '"resumed"'
+        no43 shell play -- sh -c 'while pidof dd > /dev/null; do sleep 0.2; done; sync; cat /root/dd.log; wc -c < /root/more'
+        no43 stop play"#;
+    let seen = no43(scene, &[])?.below("/bin/sh", ["-c", script, "sh"]).in_namespace(small).done()?;
+    seen.must_exit(0)?
+        .must_say(&["paused", "167772160", "the guest shut down"])?
+        .must_not_say(&["No space"])?;
+    Ok(())
 }
 
 fn refusals(scene: &Scene) -> Result<()> {

@@ -4,10 +4,10 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use no43_harness::exit_codes as code;
+use no43_tests::Scene;
 use no43_tests::expect::{at, full_file, listing};
 use no43_tests::run::Running;
 use no43_tests::suite::{Case, Images, Order};
-use no43_tests::{Run, Scene};
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -197,24 +197,13 @@ fn roots_elsewhere(scene: &Scene) -> Result<bool> {
     Ok(!roots.is_empty())
 }
 
-/// Runs in a mount namespace after a script has prepared it; `$NO43_STORE` is set there.
-fn in_namespace(run: Run, prepare: &str) -> Run {
-    let mut outer = vec!["--mount"];
-    if !rustix::process::geteuid().is_root() {
-        outer.extend(["--map-root-user", "--map-auto"]);
-    }
-    let script = format!("set -e\nmkdir -p \"$NO43_STORE\"\n{prepare}\nexec \"$@\"");
-    let sh = ["sh", "-c", script.as_str(), "sh"].map(str::to_owned);
-    run.below("unshare", outer.into_iter().map(str::to_owned).chain(sh))
-}
-
 fn read_only(scene: &Scene) -> Result<()> {
     with_built(scene)?;
     let prepare = "mount --bind \"$NO43_STORE\" \"$NO43_STORE\"; mount -o remount,bind,ro \"$NO43_STORE\"";
     for command in
         [&["image", "ls"][..], &["image", "verify"], &["plan", "small.toml"], &["build", "small.toml"]]
     {
-        in_namespace(scene.no43(command)?, prepare).limit(120).ok()?;
+        scene.no43(command)?.in_namespace(prepare).limit(120).ok()?;
     }
     Ok(())
 }
@@ -274,10 +263,8 @@ fn two_builders(scene: &Scene) -> Result<()> {
 
 fn small_disk(scene: &Scene) -> Result<()> {
     with_lock(scene)?;
-    let run = in_namespace(
-        scene.no43(&["build", "small.toml"])?,
-        "mount -t tmpfs -o size=100m none \"$NO43_STORE\"",
-    );
+    let small = r#"mkdir -p "$NO43_STORE" && mount -t tmpfs -o size=100m none "$NO43_STORE""#;
+    let run = scene.no43(&["build", "small.toml"])?.in_namespace(small);
     let seen = run.limit(BUILD_LIMIT).done()?.must_exit(code::STORE)?;
     let seen = seen.must_say(&["disk is full", "free", "needed"])?;
     ensure!(seen.time.as_secs() < 20, "it took {:?} to find out", seen.time);
@@ -288,7 +275,7 @@ fn full_disk(scene: &Scene) -> Result<()> {
     with_lock(scene)?;
     // Large enough to begin with; then something else fills it while mmdebstrap works.
     let prepare = r#"
-        mount -t tmpfs -o size=6g none "$NO43_STORE"
+        mkdir -p "$NO43_STORE" && mount -t tmpfs -o size=6g none "$NO43_STORE"
         mkdir -p "$NO43_STORE/images/kept" && echo kept > "$NO43_STORE/images/kept/file"
         (
             until ls "$NO43_STORE"/tmp/*/* > /dev/null 2>&1; do sleep 0.1; done
@@ -302,7 +289,7 @@ fn full_disk(scene: &Scene) -> Result<()> {
         cat "$NO43_STORE/images/kept/file"
         exit $code"#;
     let inner = scene.no43(&["build", "small.toml"])?.below("/bin/sh", ["-c", script, "sh"]);
-    let seen = in_namespace(inner, prepare).limit(BUILD_LIMIT).done()?;
+    let seen = inner.in_namespace(prepare).limit(BUILD_LIMIT).done()?;
     if !matches!(seen.code, Some(5 | 6)) {
         bail!("exit code {:?} on a full disk instead of 5 or 6:\n{}", seen.code, seen.all());
     }

@@ -171,6 +171,11 @@ impl Facts {
         self.0.get(name).map_or(&[], Vec::as_slice)
     }
 
+    /// What was seen under a name: nothing if nobody could tell, nor if nothing was there.
+    pub fn seen(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.get(name).iter().map(String::as_str).filter(|value| *value != "none")
+    }
+
     /// Whether anything is known under this name.
     pub fn knows(&self, name: &str) -> bool {
         self.0.contains_key(name)

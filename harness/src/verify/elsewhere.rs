@@ -192,7 +192,7 @@ fn round(
     ended.results.iter().filter(|result| result.failed()).for_each(|result| fact_of(result, &mut facts));
     asked.marks.iter().for_each(|mark| facts.mark(*mark));
     tell_causes(recorder, &facts);
-    Err(Failure::new(&failed.check, *kind, sentence(failed)))
+    Err(Failure::new(&failed.check, *kind, sentence(failed)).judged_by(&facts))
 }
 
 fn shown(subject: &Subject, here: Option<&OnThisHost>) -> CardFacts {

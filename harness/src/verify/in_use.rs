@@ -90,7 +90,7 @@ fn ask(
     ended.results.iter().filter(|r| r.failed()).for_each(|r| fact_of(r, &mut facts));
     asked.marks.iter().for_each(|mark| facts.mark(*mark));
     tell_causes(recorder, &facts);
-    Err(Failure::new(&failed.check, *kind, sentence(failed)))
+    Err(Failure::new(&failed.check, *kind, sentence(failed)).judged_by(&facts))
 }
 
 /// The cards that the machine has, as its plan shows them.

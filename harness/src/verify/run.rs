@@ -50,6 +50,17 @@ impl Failure {
         Self { place: place.into(), kind, cause: words::clean(&cause.into()) }
     }
 
+    /// Whose fault it is by all that was seen: of a card that has left its host's bus, a guest only sees the consequence.
+    pub(super) fn judged_by(mut self, facts: &Facts) -> Self {
+        let gone: Vec<&str> = facts.seen("host.gone").collect();
+        if self.kind == FailureKind::Guest && !gone.is_empty() {
+            self.kind = FailureKind::Host;
+            self.cause =
+                format!("{} left this host's bus while the machine ran; {}", gone.join(" and "), self.cause);
+        }
+        self
+    }
+
     pub(super) fn interrupted(place: &str) -> Self {
         Self::new(
             place,
@@ -671,6 +682,7 @@ impl Run<'_, '_> {
         self.qemu_words.iter().for_each(|line| facts.add("qemu.says", line));
         self.marks.iter().for_each(|mark| facts.mark(*mark));
         tell_causes(self.recorder, &facts);
+        self.ended.failure = self.ended.failure.take().map(|failure| failure.judged_by(&facts));
     }
 
     fn give_back(&mut self, held: Held) {

@@ -3,6 +3,7 @@
 use super::run::{Ended, Failure, planned_facts};
 use super::spec::{Borrowed, Scratch, machine_spec, subjects};
 use super::*;
+use crate::diagnosis::Facts;
 use crate::evidence::read::{Run, State};
 use crate::evidence::{Outcome, Record};
 use no43_builder::image::{BootKind, Manifest, Provenance};
@@ -390,4 +391,18 @@ fn qemu_dying_at_its_start() {
         model.main.causes[0].cause,
         "the card's group is held by somebody else, or belongs to another user"
     );
+}
+
+#[test]
+fn a_card_that_left_the_bus_is_the_host_s_fault_whatever_its_guest_saw() {
+    let failure = || Failure::new("driver", FailureKind::Guest, "no driver has 0000:01:00.0");
+    let mut facts = Facts::default();
+    assert_eq!(failure().judged_by(&facts).kind, FailureKind::Guest);
+    facts.all("host.gone", [""; 0]);
+    assert_eq!(failure().judged_by(&facts).kind, FailureKind::Guest);
+    let mut facts = Facts::default();
+    facts.all("host.gone", ["0000:41:00.0"]);
+    let judged = failure().judged_by(&facts);
+    assert_eq!(judged.kind, FailureKind::Host);
+    assert!(judged.cause.starts_with("0000:41:00.0 left this host's bus"), "{}", judged.cause);
 }

@@ -167,7 +167,7 @@ pub(crate) fn while_asked(scene: &Scene) -> Result<()> {
         120,
         r#"
         within 100 test -s gone.code
-        red gone 10 driver "the card left the host's bus while the machine ran"
+        red gone 11 driver "the card left the host's bus while the machine ran"
         "#,
     )?;
     host.down()

@@ -3,7 +3,10 @@
 //! Each is off unless named, comes from an input (so the lock pins it), is installed silently, and its service is asserted
 //! afterwards. The order of the table is the order of installation: what changes policies first, virtual displays last.
 
-use no43_guest::setup::{Action, Codes, RegistryValue, ServiceStart, ServiceState, Task};
+use no43_guest::setup::{
+    Action, Codes, PARSEC_ARGUMENTS, PARSEC_INSTALLER, PARSEC_SERVICE, RegistryValue, ServiceStart,
+    ServiceState, Task,
+};
 
 /// One switch of `[remote]`.
 #[derive(Debug)]
@@ -71,10 +74,10 @@ pub static APPS: &[App] = &[
         name: "parsec",
         title: "Parsec",
         file: Some("parsec-windows.exe"),
-        // 'percomputer' was called 'shared' before; 'vdd' is its virtual display, for a card without a monitor
-        arguments: &["/silent", "/percomputer", "/norun", "/vdd"],
+        // its virtual display is for a card without a monitor
+        arguments: PARSEC_ARGUMENTS,
         done: &[],
-        services: &[Service { name: "Parsec", running: RUNS }],
+        services: &[Service { name: PARSEC_SERVICE, running: RUNS }],
         from: "https://builds.parsec.app/package/parsec-windows.exe",
         by_hand: Some("installed, not signed in: do it once with no43 view"),
         wants_sign_in: true,
@@ -136,13 +139,23 @@ pub fn named(name: &str) -> Option<&'static App> {
     APPS.iter().find(|app| app.name == name)
 }
 
-/// What a person is told about apps that disturb each other, and about what is left to do by hand.
-pub fn notes<'a>(names: &'a [&'static str]) -> impl Iterator<Item = String> + 'a {
+/// What a person is told about apps that disturb each other, and about what is left to do by hand; `team`: Parsec has one.
+pub fn notes<'a>(names: &'a [&'static str], team: bool) -> impl Iterator<Item = String> + 'a {
     let both = |conflict: &&Conflict| conflict.names.iter().all(|name| names.contains(name));
     let by_hand = names.iter().filter_map(|name| named(name));
-    let by_hand = by_hand.filter_map(|app| Some(format!("{}: {}", app.title, app.by_hand?)));
+    let by_hand = by_hand.filter_map(move |app| match app.wants_sign_in && team {
+        true => Some(PARSEC_TEAM.to_owned()),
+        false => Some(format!("{}: {}", app.title, app.by_hand?)),
+    });
     CONFLICTS.iter().filter(both).map(|conflict| conflict.note.to_owned()).chain(by_hand)
 }
+
+/// What a person is told of Parsec for a team, instead of that somebody has to sign in.
+pub const PARSEC_TEAM: &str = "Parsec: installed at an instance's first start, where it registers with its team; needs that guest's network";
+
+/// Why a check is left out in an image: only an instance has what it asks for.
+pub const AT_FIRST_START: &str =
+    "an instance gets it at its first start: no43 verify --running NAME asks one";
 
 /// Installers take minutes on a slow disk.
 const LIMIT_SECONDS: u64 = 1200;
@@ -160,6 +173,17 @@ impl App {
         });
         actions.extend(asserts);
         actions
+    }
+
+    /// Its installer goes into the image instead, for an instance's first start.
+    #[must_use]
+    pub fn kept(&self, folder: &str) -> Option<Action> {
+        let from = format!("{folder}/{}", self.file?);
+        let task = Task::Copy { from, to: PARSEC_INSTALLER.to_owned() };
+        Some(Action {
+            limit_seconds: LIMIT_SECONDS,
+            ..Action::new(format!("{}: its installer", self.title), task)
+        })
     }
 
     fn install(&self, folder: &str) -> Option<Action> {
@@ -203,9 +227,10 @@ mod tests {
 
     #[test]
     fn what_disturbs_each_other_and_what_is_left_to_do_is_said() {
-        let said: Vec<String> = notes(&["rdp", "parsec"]).collect();
+        let said: Vec<String> = notes(&["rdp", "parsec"], false).collect();
         assert!(said[0].contains("one at a time") && said[1].starts_with("Parsec: installed, not signed in"));
-        assert_eq!(notes(&["rdp"]).count(), 0);
+        assert_eq!(notes(&["rdp"], false).count(), 0);
+        assert_eq!(notes(&["parsec"], true).collect::<Vec<_>>(), [PARSEC_TEAM]);
         let known = |name: &&str| named(name).is_some();
         assert!(CONFLICTS.iter().all(|conflict| conflict.names.iter().all(known)));
     }

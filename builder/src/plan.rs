@@ -85,6 +85,18 @@ pub struct GuestPlan {
     /// Where a Windows' own product key comes from; given at an instance's first start.
     #[serde(default)]
     pub product_key: Option<SecretSource>,
+    /// The team that Parsec registers with at an instance's first start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parsec_team: Option<ParsecTeamPlan>,
+}
+
+/// A team of Parsec's.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParsecTeamPlan {
+    /// Its id.
+    pub id: String,
+    /// Where its computer key comes from; never the key.
+    pub key: SecretSource,
 }
 
 /// What is process 1 in a Linux guest.

@@ -308,7 +308,10 @@ fn french(scene: &Scene) -> Result<()> {
     let own = "hostname = \"ELODIE-PC\"\nproduct-key = { env = \"STAND_IN_KEY\" }\ntimezone";
     let french = recipe("fr-FR", "Élodie", "firmware = \"uefi-secure\"\ntpm = true");
     scene.write("game/é.txt", "from the host")?;
-    prepare(scene, &medium, &(french.replacen("timezone", own, 1) + STEPS))?;
+    let parsec = "[inputs]\nparsec = { path = \"parsec.exe\" }\n";
+    scene.write("parsec.exe", "an installer")?;
+    let french = french.replacen("timezone", own, 1).replacen("[inputs]\n", parsec, 1);
+    prepare(scene, &medium, &(french + STEPS))?;
     let built = no43(scene, &["--json", "build", "--patience", "3", "stand-in.toml"])?.ok()?;
     let (folder, manifest) = image(scene, &built.json()?)?;
     ensure!(at(&manifest, "/layer")? == "after it", "another layer is on top");
@@ -318,6 +321,8 @@ fn french(scene: &Scene) -> Result<()> {
     let disk = folder.join("disk.qcow2");
     ensure!(text_on_disk(scene, &disk, "Games/é.txt")? == "from the host", "the step copied nothing");
     ensure!(on_disk(scene, &disk, "Users")?.contains("Élodie"), "no folder of Élodie on C:");
+    let kept = text_on_disk(scene, &disk, "Program Files/no43/parsec-windows.exe")?;
+    ensure!(kept == "an installer", "the image has no installer for a team: {kept:?}");
     built.must_not_say(&["refused, not done: after it", "refused, not done: copy"])?;
     let ran = text_on_disk(scene, &disk, "ran.txt")?;
     used(scene, &folder)?;
@@ -327,6 +332,10 @@ fn french(scene: &Scene) -> Result<()> {
 
 /// Two layers above the installation; the stand-in truly carries both out. Nothing of Windows is called.
 const STEPS: &str = r#"
+[remote]
+parsec = true
+parsec-team = { id = "1or58", key = { env = "STAND_IN_TEAM" } }
+
 [[step]]
 name = "game"
 copy = { from = "game", to = 'C:\Games' }
@@ -337,6 +346,7 @@ run  = ["busybox", "sh", "-c", "test -e /c/Games/é.txt && echo ran > /c/ran.txt
 "#;
 
 const PASSWORD: &str = "correct horse é <>&\"'%^";
+const TEAM_KEY: &str = "tapi_1or58.YmM3ZDc1ZDM2";
 const PRODUCT_KEY: &str = "AAAAA-BBBBB-CCCCC-DDDDD-EEEEE";
 
 /// A kept machine from the image: its own variables, TPM and identity, the recipe's secrets at its first start, and a
@@ -346,13 +356,16 @@ fn used(scene: &Scene, image: &Path) -> Result<()> {
     let run = || no43(scene, &["run", "--detach", "stand-in.toml"]);
     run()?.done()?.must_exit(code::INPUT)?.must_say(&["STAND_IN_PASSWORD is not set"])?;
     let run = run()?.env("STAND_IN_PASSWORD", PASSWORD).env("STAND_IN_KEY", PRODUCT_KEY);
+    let run = run.env("STAND_IN_TEAM", TEAM_KEY);
     let seen = run.ok()?.must_say(&[
         "first start: the guest has its password, computer name",
         "did not take its product key: a product key is Windows' own",
+        "did not take its parsec team: Parsec for a team is Windows' own",
         "the guest restarts once",
         "ready",
     ])?;
-    ensure!(!seen.all().contains("correct horse") && !seen.all().contains(PRODUCT_KEY), "a secret is shown");
+    let shown = |secret: &str| seen.all().contains(secret);
+    ensure!(!["correct horse", PRODUCT_KEY, TEAM_KEY].into_iter().any(shown), "a secret is shown");
     let pids = || -> Vec<(i32, String)> {
         scene
             .processes()
@@ -420,8 +433,9 @@ fn brought_back(scene: &Scene, system: &Path) -> Result<()> {
         ensure!(fs::read(again.join(name))? == fs::read(system.join(name))?, "{name} is not the backup's");
     }
     let run = no43(scene, &["run", "--detach", "again"])?.env("STAND_IN_KEY", PRODUCT_KEY);
+    let run = run.env("STAND_IN_TEAM", TEAM_KEY);
     let seen = run.ok()?.must_say(&["ready"])?;
-    // it was given its secrets before it was backed up, but for the key, which a stand-in never takes
+    // it was given its secrets before it was backed up, but for the keys, which a stand-in never takes
     ensure!(!seen.all().contains("has its password"), "it was given a password once more");
     no43(scene, &["stop", "again", "--limit", "3 min"])?.ok()?;
     let name = parts[1];
@@ -435,7 +449,7 @@ fn brought_back(scene: &Scene, system: &Path) -> Result<()> {
 /// The recipe's own words, in every form in which they could lie in a file.
 fn no_secret_in(image: &Path) -> Result<()> {
     let mut forms: Vec<Vec<u8>> = Vec::new();
-    for word in ["correct horse", PRODUCT_KEY, "ELODIE-PC"] {
+    for word in ["correct horse", PRODUCT_KEY, TEAM_KEY, "1or58", "ELODIE-PC"] {
         forms.push(word.as_bytes().to_vec());
         forms.push(word.encode_utf16().flat_map(u16::to_le_bytes).collect());
     }

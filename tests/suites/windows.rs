@@ -44,6 +44,7 @@ static CASES: &[Case] = &[
         .needs(WINE),
     Case::new("direct3d-renders-a-scene-that-is-compared-and-wines-card-is-never-taken-for-one", direct3d)
         .needs(&["wine", "xvfb"]),
+    Case::new("parsec-is-installed-for-a-team-and-its-key-stays-nowhere", parsec_team).needs(WINE),
     Case::new("nvidias-libraries-are-called-as-windows-calls-and-the-encoders-frames-are-read", nvidia)
         .needs(WINE),
     Case::new("a-report-names-the-card-its-driver-and-its-problem-code", report).needs(WINE),
@@ -485,6 +486,45 @@ fn first_start(scene: &Scene) -> Result<()> {
     ensure!(!file.exists());
     // Standard input is empty here: that is no request.
     wine.guest(&["first-start"])?.done()?.must_exit(1)?.must_say(&["no JSON"]).map(drop)
+}
+
+/// A stand-in for Parsec's installer, which a compiler makes here: it writes down what it was called with, prints it, and
+/// leaves a service that runs, unless it is told to fail.
+fn parsec_team(scene: &Scene) -> Result<()> {
+    let wine = Wine::of(scene)?;
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("suites/windows/installer.c");
+    let installer = wine.drive_c("Program Files/no43/parsec-windows.exe");
+    let request = |key: &str| {
+        let team = format!(r#"{{"version":1,"parsec_team":{{"id":"1or58","key":"{key}"}}}}"#);
+        scene.write("request.json", &team)?;
+        wine.guest(&["first-start", "--from", r"F:\request.json"])?.done()
+    };
+    let none = request("tapi_hunter2")?.must_exit(1)?;
+    none.must_say(&["parsec_team", "build it with remote.parsec-team"])?.must_not_say(&["hunter2"])?;
+    fs::create_dir_all(installer.parent().context("a folder")?)?;
+    let make = || {
+        let compiler = scene.run("x86_64-w64-mingw32-gcc").args(["-O1", "-s", "-o"]);
+        compiler.args([&installer, &source, Path::new("-ladvapi32")]).ok()
+    };
+    make()?;
+    let failed = request("tapi_fail")?.must_exit(1)?;
+    failed.must_say(&["parsec-windows.exe ended with 2"])?.must_not_say(&["tapi_fail"])?;
+    ensure!(installer.is_file(), "the installer is gone before it did its work");
+    let answer = request("tapi_hunter2")?.must_exit(0)?.must_not_say(&["hunter2"])?.json()?;
+    ensure!(answer["steps"][0]["field"] == "parsec_team" && answer["steps"][0]["done"] == true, "{answer}");
+    ensure!(!installer.exists(), "the installer stays");
+    let called = fs::read_to_string(wine.drive_c("called.txt"))?;
+    let words = "/silent /percomputer /norun /vdd /team_id=1or58 /team_computer_key=tapi_hunter2";
+    ensure!(called.trim_end().ends_with(words), "{called}");
+    // only the installer's own note has the key
+    let left = scene.run("grep").args(["-rl", "hunter2"]).args([wine.drive_c(".."), scene.work()]).done()?;
+    let left: Vec<&str> = left.stdout.lines().collect();
+    ensure!(left.len() == 1 && left[0].ends_with("called.txt"), "the key is in {left:?}");
+    let service = wine.registry(r"HKLM\SYSTEM\CurrentControlSet\Services\Parsec", "Start")?;
+    ensure!(service.ends_with("0x2"), "{service}");
+    wine.wine(["sc", "stop", "Parsec"]).done()?;
+    wine.wine(["sc", "delete", "Parsec"]).done()?;
+    Ok(())
 }
 
 /// A device as Windows' registry holds it; Wine makes a node of it.

@@ -45,7 +45,7 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
     let mut layers = vec![base];
     if recipe.guest.windows.is_some() {
         layers.extend(crate::windows::layers(recipe, lock, facts, &layers[0])?);
-        notes.extend(crate::apps::notes(&recipe.remote.apps));
+        notes.extend(crate::apps::notes(&recipe.remote.apps, recipe.remote.parsec_team.is_some()));
     }
     if let Some(wanted) = linux_driver(recipe, lock, facts, driver.version.as_ref())? {
         let inputs = step_inputs(&wanted, &recipe.machine);
@@ -72,6 +72,7 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
             user: recipe.guest.user.clone(),
             hostname: recipe.guest.windows.as_ref().and_then(|windows| windows.hostname.clone()),
             product_key: recipe.guest.windows.as_ref().and_then(|windows| windows.product_key.clone()),
+            parsec_team: recipe.remote.parsec_team.clone(),
         },
         layers,
         machine,

@@ -10,7 +10,7 @@ use crate::diagnostic::{Kind, Place, Problem};
 use crate::driver::Version;
 use crate::plan::{
     Boot, CardFunctions, CardRequest, ChecksPlan, DevicesPlan, DiskBus, DisplayPlan, Firmware, IdentityKind,
-    Init, NetworkPlan, UserPlan,
+    Init, NetworkPlan, ParsecTeamPlan, UserPlan,
 };
 
 /// What is asked for, checked and complete.
@@ -252,6 +252,8 @@ pub struct RemoteAsk {
     pub apps: Vec<&'static str>,
     /// Sessions of Remote Desktop use the card.
     pub rdp_gpu: bool,
+    /// The team that Parsec registers with at an instance's first start.
+    pub parsec_team: Option<ParsecTeamPlan>,
 }
 
 /// One of `[[step]]`.

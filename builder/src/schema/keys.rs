@@ -273,7 +273,11 @@ static REMOTE: &[Field] = &[
         Bool,
         "Parsec for every user of the computer, with its virtual display; needs inputs.parsec.",
     ),
-    later("parsec-team", Table(PARSEC_TEAM), "The team that the computer registers with by itself."),
+    key(
+        "parsec-team",
+        Table(PARSEC_TEAM),
+        "The team that the computer registers with by itself, at an instance's first start.",
+    ),
     key("sunshine", Bool, "Sunshine, for Moonlight; needs inputs.sunshine."),
     key(
         "looking-glass",

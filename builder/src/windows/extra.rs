@@ -108,9 +108,15 @@ fn remote(
     for app in recipe.remote.apps.iter().filter_map(|name| apps::named(name)) {
         // Remote Desktop alone is Windows' own, switched on by the answer file: no start is made for it.
         let Some(file) = app.file else { continue };
-        actions.extend(app.actions(APPS));
+        // A team's key is an instance's: no image is registered, and none has the key.
+        let team = app.wants_sign_in && recipe.remote.parsec_team.is_some();
+        if team {
+            actions.extend(app.kept(APPS));
+        } else {
+            actions.extend(app.actions(APPS));
+        }
         files.push((format!("{APPS}/{file}"), found(recipe, lock, &facts.inputs, app.name)?));
-        titles.push(app.title);
+        titles.push(if team { "Parsec's installer" } else { app.title });
     }
     if actions.is_empty() {
         return Ok(None);

@@ -3,7 +3,7 @@
 use no43_builder::diagnostic::Problems;
 use no43_builder::driver::DriverFacts;
 use no43_builder::lock::InputLock;
-use no43_builder::plan::{Facts, LayerWhat, Plan, plan};
+use no43_builder::plan::{Facts, LayerWhat, Plan, SecretSource, plan};
 use no43_builder::windows::{VirtioFound, WindowsFacts};
 
 use crate::common::{Folder, keys, lock, media_for};
@@ -115,6 +115,46 @@ fn remote_play_leaves_a_check_out_and_policies_alone_are_a_layer() {
     assert_eq!((without.layers.len(), remote.title.as_str()), (2, "Remote Desktop's policies"));
     // Remote Desktop itself is the answer file's: no start is made for it
     assert_eq!(of(&["remote.parsec=false", "driver.install=none"]).layers.len(), 1);
+}
+
+/// The image has Parsec's installer and nothing of the team; who registers is an instance.
+#[test]
+fn a_team_of_parsecs_is_joined_by_an_instance() {
+    let folder = Folder::with(&[("games.toml", WINDOWS_DRIVER)]);
+    let team = "remote.parsec-team={ id = '1or58', key = { file = '/keys/team' } }";
+    let plan = windows_plan(&folder, &[team]).unwrap_or_else(|problems| panic!("{problems}"));
+    let LayerWhat::WindowsSetup(remote) = &plan.layers[1].what else { panic!("another layer") };
+    insta::assert_snapshot!(serde_json::to_string(&remote.setup.actions[0]).unwrap(), @r#"{"name":"Parsec: its installer","task":{"do":"copy","from":"apps/parsec-windows.exe","to":"C:\\Program Files\\no43\\parsec-windows.exe"},"limit_seconds":1200,"restart":"later"}"#);
+    assert_eq!((remote.title.as_str(), remote.files.len()), ("Parsec's installer", 1));
+    let what = serde_json::to_string(&plan.layers).unwrap();
+    assert!(!what.contains("1or58") && !what.contains("/keys/team"), "a layer knows the team: {what}");
+    let joins = plan.guest.parsec_team.as_ref().unwrap();
+    assert_eq!((joins.id.as_str(), &joins.key), ("1or58", &SecretSource::File("/keys/team".into())));
+    assert_eq!(plan.checks.skip["parsec"], no43_builder::apps::AT_FIRST_START);
+    assert!(plan.notes.iter().any(|note| note.contains("registers with its team")), "{:?}", plan.notes);
+    let again: Plan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
+    assert_eq!(again, plan, "a plan survives JSON");
+}
+
+#[test]
+fn a_team_of_parsecs_needs_both_parts_and_parsec() {
+    let folder = Folder::with(&[("games.toml", WINDOWS_DRIVER)]);
+    folder.write("games.toml", WINDOWS_DRIVER.replace("parsec = true", "parsec-team = { id = 'x' }"));
+    insta::assert_snapshot!(folder.complaint("games.toml", &[]), @r#"
+    games.toml:20:15: remote.parsec-team: Parsec is off
+        fix   set parsec = true, or remove this table
+    games.toml:20:15: remote.parsec-team: a team of Parsec's needs its key
+        fix   add key = { file = "…" }: a file with the team's computer key
+    "#);
+    folder.write(
+        "games.toml",
+        WINDOWS_DRIVER.replace("parsec = true", "parsec = true\nparsec-team = { key = 'hunter2' }"),
+    );
+    insta::assert_snapshot!(folder.complaint("games.toml", &[]), @r#"
+    games.toml:21:23: remote.parsec-team.key: a table is needed here, and this is a text
+        why   recipes are shared, copied and shown: they hold no secrets
+        fix   write { file = "~/.config/no43/password" }, { env = "NAME" } or { credential = "name" }
+    "#);
 }
 
 #[test]

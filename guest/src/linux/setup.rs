@@ -111,6 +111,9 @@ impl Linux {
         if request.autologon.is_some() {
             step("autologon", refused("autologon"));
         }
+        if request.parsec_team.is_some() {
+            step("parsec_team", refused("Parsec for a team"));
+        }
         answer.restart_needed = answer.steps.iter().any(|step| step.field == "computer_name" && step.done);
         answer
     }

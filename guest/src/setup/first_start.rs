@@ -1,4 +1,4 @@
-//! What an instance is given at its first start: the recipe's own password, name and key, which no image holds.
+//! What an instance is given at its first start: the recipe's own password, name and keys, which no image holds.
 //!
 //! `no43-guest first-start` reads a [`FirstStart`] from its standard input (the guest agent's `input-data`), or from
 //! a file that it removes afterwards (`--from FILE`). None of it is ever an argument. It prints [`FirstStarted`].
@@ -24,6 +24,16 @@ impl fmt::Debug for Secret {
     }
 }
 
+/// The team that a computer registers with by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ParsecTeam {
+    /// The team's id, which is no secret.
+    pub id: String,
+    /// The computer key.
+    pub key: Secret,
+}
+
 /// What is given. A field that is not there stays as it is in the image.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -45,6 +55,9 @@ pub struct FirstStart {
     /// Whether that user is logged on at each start; needs `password`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub autologon: Option<bool>,
+    /// Parsec is installed for this team; the image has the installer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub parsec_team: Option<ParsecTeam>,
 }
 
 /// What was done with it.
@@ -112,8 +125,20 @@ impl FirstStart {
         if self.product_key.as_ref().is_some_and(|key| !is_product_key(&key.0)) {
             return Err("the product key is not five groups of five letters and digits".into());
         }
+        let team = self.parsec_team.as_ref();
+        if team.is_some_and(|team| ![&team.id, &team.key.0].into_iter().all(|word| is_team_word(word))) {
+            return Err(
+                "Parsec's team id or key has other characters than letters, digits and any of ._~=+-".into(),
+            );
+        }
         self.computer_name.as_deref().map_or(Ok(()), computer_name)
     }
+}
+
+/// What can stand in the argument list of an installer that takes it apart by itself: no quotes, no spaces, no '/'.
+fn is_team_word(word: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"._~=+-".contains(&byte);
+    (1..=256).contains(&word.len()) && word.bytes().all(fits)
 }
 
 fn is_product_key(key: &str) -> bool {
@@ -153,10 +178,18 @@ mod tests {
 
     #[test]
     fn requests_are_read_and_their_secrets_never_said() {
-        insta::assert_snapshot!(parse(r#"{"version":1,"user":"Élodie","password":"gé<>&\"'%^","computer_name":"PC-1","autologon":true}"#), @r#"FirstStart { version: 1, user: Some("Élodie"), password: Some(Secret(…)), computer_name: Some("PC-1"), product_key: None, autologon: Some(true) }"#);
+        insta::assert_snapshot!(parse(r#"{"version":1,"user":"Élodie","password":"gé<>&\"'%^","computer_name":"PC-1","autologon":true}"#), @r#"FirstStart { version: 1, user: Some("Élodie"), password: Some(Secret(…)), computer_name: Some("PC-1"), product_key: None, autologon: Some(true), parsec_team: None }"#);
         insta::assert_snapshot!(parse(r#"{"version":1,"password":["hunter2"]}"#), @"the request is no JSON of the known form: line 1, column 24");
         insta::assert_snapshot!(parse(r#"{"version":1,"password":"hunter2"}"#), @"a password without the user that it is for");
         insta::assert_snapshot!(parse(r#"{"version":1,"product_key":"hunter2"}"#), @"the product key is not five groups of five letters and digits");
+        insta::assert_snapshot!(parse(r#"{"version":1,"parsec_team":{"id":"1or58","key":"tapi_1or58.YmM3"}}"#), @r#"FirstStart { version: 1, user: None, password: None, computer_name: None, product_key: None, autologon: None, parsec_team: Some(ParsecTeam { id: "1or58", key: Secret(…) }) }"#);
+        for team in [r#"{"id":"a b","key":"k"}"#, r#"{"id":"a","key":"k /x"}"#, r#"{"id":"a","key":""}"#] {
+            let said = parse(&format!(r#"{{"version":1,"parsec_team":{team}}}"#));
+            assert!(
+                said.starts_with("Parsec's team id or key has other characters") && !said.contains("/x"),
+                "{said}"
+            );
+        }
         insta::assert_snapshot!(parse(r#"{"version":9}"#), @"the request has version 9, this program knows 1");
         insta::assert_snapshot!(parse(r#"{"version":1,"user":"a","autologon":true}"#), @"autologon needs the password, too");
         insta::assert_snapshot!(parse(r#"{"version":1,"computer_name":"a b"}"#), @"'a b' is no computer name: 1 to 15 letters, digits, hyphens, not digits alone");
@@ -174,7 +207,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn any_request_and_any_answer_are_read(text in "(\\{|\\}|\\[|\\]|:|,|\"(version|steps|field|reason|done|user|password|product_key)\"|1|true|null|\"[a-zé\\x00-\\x1f-]{0,8}\"){0,30}") {
+        fn any_request_and_any_answer_are_read(text in "(\\{|\\}|\\[|\\]|:|,|\"(version|steps|field|reason|done|user|password|product_key|parsec_team|id|key)\"|1|true|null|\"[a-zé\\x00-\\x1f-]{0,8}\"){0,30}") {
             if let Err(reason) = FirstStart::parse(text.as_bytes()) {
                 prop_assert!(reason.chars().count() < 400);
             }

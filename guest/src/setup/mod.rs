@@ -32,6 +32,15 @@ pub const PORT_NAME: &str = "org.no43.setup.0";
 /// Where the program puts itself in a Windows guest, and stays.
 pub const WINDOWS_PROGRAM: &str = r"C:\Program Files\no43\no43-guest.exe";
 
+/// How Parsec's installer is called: for every user of the computer (`shared` before), with its virtual display.
+pub const PARSEC_ARGUMENTS: &[&str] = &["/silent", "/percomputer", "/norun", "/vdd"];
+
+/// Parsec's service.
+pub const PARSEC_SERVICE: &str = "Parsec";
+
+/// Where an image keeps Parsec's installer for an instance's first start, which alone has the team's key.
+pub const PARSEC_INSTALLER: &str = r"C:\Program Files\no43\parsec-windows.exe";
+
 /// Where state, logs and the copy of the plan lie in a Windows guest.
 pub const WINDOWS_STATE: &str = r"C:\ProgramData\no43";
 

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use no43_guest::setup::event::{Cause, Outcome};
-use no43_guest::setup::first_start::{FirstStart, FirstStarted, Step};
+use no43_guest::setup::first_start::{FirstStart, FirstStarted, ParsecTeam, Step};
 use no43_guest::setup::{
-    Action, Codes, RegistryValue, SETUP_VERSION, ServiceStart, ServiceState, Task, WINDOWS_PROGRAM,
+    Action, Codes, PARSEC_ARGUMENTS, PARSEC_INSTALLER, PARSEC_SERVICE, RegistryValue, SETUP_VERSION,
+    ServiceStart, ServiceState, Task, WINDOWS_PROGRAM,
 };
 use windows_sys::Win32::System::Services::{
     SERVICE_AUTO_START, SERVICE_DEMAND_START, SERVICE_DISABLED, SERVICE_RUNNING, SERVICE_STOPPED,
@@ -23,6 +24,11 @@ use crate::executor::{Actor, Done, Failure, files};
 
 const WINLOGON: &str = r"HKLM\SOFTWARE\Microsoft\Windows NT\CurrentVersion\Winlogon";
 const SETUP_STATE: &str = r"HKLM\SOFTWARE\Microsoft\Windows\CurrentVersion\Setup\State";
+
+/// An installer takes minutes on a slow disk, and registers over the network.
+const PARSEC_LIMIT: Duration = Duration::from_secs(600);
+/// From the end of Parsec's installer to its service.
+const PARSEC_START_LIMIT: Duration = Duration::from_secs(60);
 
 /// Windows Installer is busy with another package.
 const INSTALLER_BUSY: i64 = 1618;
@@ -367,7 +373,39 @@ pub(super) fn first_start(request: &FirstStart) -> FirstStarted {
         let password = request.password.as_ref().filter(|_| on).map(|password| password.0.as_str());
         step("autologon", autologon(request.user.as_deref(), password));
     }
+    if let Some(team) = &request.parsec_team {
+        let failure = parsec(team).err();
+        steps.push(Step {
+            field: "parsec_team".to_owned(),
+            done: failure.is_none(),
+            code: failure.as_ref().and_then(|failure| failure.code),
+            reason: failure.map(|failure| failure.text),
+        });
+    }
     FirstStarted { version: SETUP_VERSION, steps, restart_needed }
+}
+
+/// Installs Parsec for a team. Its installer takes the key as an argument and nowhere else, so every process of this guest
+/// can read it while it runs; what it prints goes nowhere, and the installer goes when it is done.
+fn parsec(team: &ParsecTeam) -> Result<(), Failure> {
+    let path = PathBuf::from(PARSEC_INSTALLER);
+    if !path.is_file() {
+        let text = format!("this image has no {PARSEC_INSTALLER}: build it with remote.parsec-team");
+        return Err(Failure::new(Cause::NotSo, text));
+    }
+    let own = [format!("/team_id={}", team.id), format!("/team_computer_key={}", team.key.0)];
+    let words = PARSEC_ARGUMENTS.iter().map(|word| (*word).to_owned()).chain(own);
+    let arguments = words.map(|word| Argument::Word(word.into())).collect();
+    let program = Program { path, arguments, output: "NUL".into(), own_log: None, limit: PARSEC_LIMIT };
+    program.run(&Codes { restart: vec![3010, 1641], ..Codes::default() })?;
+    assert_service(
+        PARSEC_SERVICE,
+        Some(ServiceStart::Auto),
+        Some(ServiceState::Running),
+        PARSEC_START_LIMIT,
+    )?;
+    let _ = fs::remove_file(PARSEC_INSTALLER); // it holds no secret; one that stays only takes room
+    Ok(())
 }
 
 /// The password goes where only the system reads it; the values are those that Winlogon looks for.

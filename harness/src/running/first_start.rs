@@ -1,5 +1,5 @@
-//! What an installed guest is given when it first answers: the recipe's own password, computer name and product key, which
-//! no image holds.
+//! What an installed guest is given when it first answers: the recipe's own password, computer name, product key and
+//! Parsec team, which no image holds.
 //!
 //! The secrets are read by the command that starts the machine, go through a pipe to its supervisor, and from there through
 //! the guest agent to the standard input of `no43-guest first-start`. They are in no file, argument, event or record.
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use no43_builder::plan::Plan;
 use no43_builder::secret::{self, SecretError};
-use no43_guest::setup::first_start::{FirstStart, FirstStarted, Secret, parse_first_started};
+use no43_guest::setup::first_start::{FirstStart, FirstStarted, ParsecTeam, Secret, parse_first_started};
 use no43_guest::setup::{SETUP_VERSION, WINDOWS_PROGRAM};
 use no43_machine::agent::{ExecLimits, ShutdownMode};
 use no43_machine::qmp::wait_event;
@@ -21,6 +21,8 @@ use crate::words;
 
 /// Windows asks nobody outside for any of it; a product key is the slowest.
 const LIMIT: Duration = Duration::from_secs(180);
+/// An installer takes more; the guest's own limits are below it.
+const INSTALLER_LIMIT: Duration = Duration::from_secs(720);
 /// From the request to restart to QEMU's RESET: the guest stops its services first.
 const REBOOT_LIMIT: Duration = Duration::from_secs(180);
 /// The longest name of a Windows computer.
@@ -49,6 +51,10 @@ pub fn wanted(plan: &Plan, instance: &Instance) -> Result<Option<FirstStart>, Se
     if let Some(source) = plan.guest.product_key.as_ref().filter(|_| lacks("product_key")) {
         request.product_key = Some(Secret(secret::read(source)?.reveal().to_owned()));
     }
+    if let Some(team) = plan.guest.parsec_team.as_ref().filter(|_| lacks("parsec_team")) {
+        let key = Secret(secret::read(&team.key)?.reveal().to_owned());
+        request.parsec_team = Some(ParsecTeam { id: team.id.clone(), key });
+    }
     let nothing = FirstStart { version: SETUP_VERSION, ..FirstStart::default() };
     Ok((request != nothing).then_some(request))
 }
@@ -66,7 +72,8 @@ fn give(agent: &Agent, request: &FirstStart) -> Result<FirstStarted, String> {
     let windows = agent.os_info().is_ok_and(|os| os.id.as_deref() == Some("mswindows"));
     let program = if windows { WINDOWS_PROGRAM } else { "no43-guest" };
     let input = serde_json::to_vec(request).map_err(|error| error.to_string())?;
-    let limits = ExecLimits { input: Some(input), ..ExecLimits::within(LIMIT) };
+    let limit = if request.parsec_team.is_some() { LIMIT + INSTALLER_LIMIT } else { LIMIT };
+    let limits = ExecLimits { input: Some(input), ..ExecLimits::within(limit) };
     let output = agent.exec(&[program, "first-start"], &limits).map_err(|error| error.to_string())?;
     parse_first_started(&output.stdout).map_err(|error| {
         let said = words::clean_to(&output.stderr_text(), 400);

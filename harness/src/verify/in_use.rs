@@ -132,7 +132,7 @@ fn round(
     let mut eye = super::eye::LabEye::open(&options.roots, &[&options.lab_share, &options.runs]);
     let limits = limits(accel, eye.is_some());
     let mut guest = LiveGuest::of_agent(agent, limits.program);
-    let choice = undisturbed(choice(&machine.plan, options));
+    let choice = undisturbed(started_before(choice(&machine.plan, options)));
     let phase = recorder.begin("checks", None, "each check has its own limit");
     let mut seeds = HashMap::new();
     let mut asking = Asking {
@@ -157,6 +157,12 @@ fn round(
     asked
 }
 
+/// An instance has been started before, so what it is given then can be asked for.
+fn started_before(mut choice: Choice) -> Choice {
+    choice.skip.retain(|(_, why)| why != no43_builder::apps::AT_FIRST_START);
+    choice
+}
+
 /// Leaves out what a person in front of the guest would notice, unless it was named.
 pub(super) fn undisturbed(mut choice: Choice) -> Choice {
     for (name, why) in DISTURBS {
@@ -173,6 +179,9 @@ mod tests {
 
     #[test]
     fn what_a_person_would_notice_is_left_out_unless_it_is_named() {
+        let team = |why: &str| Choice { only: Vec::new(), skip: vec![("parsec".into(), why.into())] };
+        assert_eq!(started_before(team(no43_builder::apps::AT_FIRST_START)).skip, []);
+        assert_eq!(started_before(team("no")).skip.len(), 1);
         let named = Choice { only: vec!["driver".into(), "work".into()], skip: Vec::new() };
         let skipped = |choice: Choice| choice.skip.into_iter().map(|(name, _)| name).collect::<Vec<_>>();
         assert_eq!(skipped(undisturbed(Choice::default())), ["picture", "work"]);

@@ -27,6 +27,7 @@ pub(crate) fn plan(cards: Vec<CardWish>) -> Plan {
             user: None,
             hostname: None,
             product_key: None,
+            parsec_team: None,
         },
         layers: Vec::new(),
         machine: MachinePlan {

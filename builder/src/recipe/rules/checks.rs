@@ -111,7 +111,9 @@ fn signed_in(root: &At<'_>, own: &mut Vec<OwnCheck>, skip: &mut BTreeMap<String,
         if own.iter().any(|check| check.name == app.name) {
             continue; // the recipe has a better one
         }
-        skip.entry(app.name.to_owned()).or_insert_with(|| why.to_owned());
+        let team = remote.child("parsec-team").is_some();
+        skip.entry(app.name.to_owned())
+            .or_insert_with(|| if team { apps::AT_FIRST_START } else { why }.to_owned());
         own.push(OwnCheck {
             name: app.name.to_owned(),
             copy: Vec::new(),

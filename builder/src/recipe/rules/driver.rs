@@ -6,7 +6,7 @@ use super::{At, Rules};
 use crate::apps::{self, App};
 use crate::diagnostic::{Kind, nearest};
 use crate::driver::catalogue::{self, Catalogue};
-use crate::plan::Firmware;
+use crate::plan::{Firmware, ParsecTeamPlan};
 use crate::recipe::{DriverAsk, DriverInstall, DriverSpots, Input, InputFrom, MachineAsk, RemoteAsk, Spot};
 
 impl Rules<'_> {
@@ -158,6 +158,33 @@ impl Rules<'_> {
             let problem = at.spot("rdp-gpu").problem(Kind::Conflict, "Remote Desktop is off");
             self.push(problem.fix("set rdp = true, or remove this key"));
         }
-        RemoteAsk { apps: asked.iter().map(|app| app.name).collect(), rdp_gpu: at.bool("rdp-gpu") }
+        let parsec_team = at.child("parsec-team").and_then(|team| self.parsec_team(&at, &team));
+        RemoteAsk {
+            apps: asked.iter().map(|app| app.name).collect(),
+            rdp_gpu: at.bool("rdp-gpu"),
+            parsec_team,
+        }
+    }
+
+    /// Both parts, and Parsec itself.
+    fn parsec_team(&mut self, remote: &At<'_>, at: &At<'_>) -> Option<ParsecTeamPlan> {
+        if !remote.bool("parsec") {
+            let problem = remote.spot("parsec-team").problem(Kind::Conflict, "Parsec is off");
+            self.push(problem.fix("set parsec = true, or remove this table"));
+        }
+        let missing = |key: &str, fix: &str| {
+            at.here()
+                .problem(Kind::Missing, format!("a team of Parsec's needs its {key}"))
+                .fix(fix.to_owned())
+        };
+        let id = at.opt_text("id").map(str::to_owned);
+        if id.is_none() {
+            self.push(missing("id", "add id = \"…\", as the team's administrator sees it"));
+        }
+        let Some(key) = at.child("key") else {
+            self.push(missing("key", "add key = { file = \"…\" }: a file with the team's computer key"));
+            return None;
+        };
+        Some(ParsecTeamPlan { key: self.secret(&key)?, id: id? })
     }
 }

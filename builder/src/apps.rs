@@ -23,6 +23,10 @@ pub struct App {
     pub done: &'static [i64],
     /// Services that must be there afterwards, whether they must run already, and with which start.
     pub services: &'static [Service],
+    /// What `verify` asks the guest, in a case of the app's name: program and arguments, which must end with 0.
+    pub asked: &'static [&'static str],
+    /// What the answer must have in it.
+    pub says: Option<&'static str>,
     /// Where its publisher offers it.
     pub from: &'static str,
     /// What a person has to do afterwards, if anything.
@@ -53,6 +57,15 @@ pub static APPS: &[App] = &[
         arguments: &[],
         done: &[],
         services: &[Service { name: "TermService", running: RUNS }],
+        // the value that the answer file's setting becomes; a policy of somebody else's may have changed it
+        asked: &[
+            "reg.exe",
+            "query",
+            r"HKLM\SYSTEM\CurrentControlSet\Control\Terminal Server",
+            "/v",
+            "fDenyTSConnections",
+        ],
+        says: Some("0x0"),
         from: "",
         by_hand: None,
         wants_sign_in: false,
@@ -65,6 +78,8 @@ pub static APPS: &[App] = &[
         arguments: &[],
         done: &[],
         services: &[Service { name: "SunshineService", running: false }],
+        asked: &["sc.exe", "query", "SunshineService"],
+        says: None,
         from: "https://github.com/LizardByte/Sunshine/releases",
         by_hand: Some("give it a user name and a password once at https://localhost:47990 in the guest"),
         wants_sign_in: false,
@@ -78,6 +93,8 @@ pub static APPS: &[App] = &[
         arguments: PARSEC_ARGUMENTS,
         done: &[],
         services: &[Service { name: PARSEC_SERVICE, running: RUNS }],
+        asked: &["sc.exe", "query", PARSEC_SERVICE],
+        says: None,
         from: "https://builds.parsec.app/package/parsec-windows.exe",
         by_hand: Some("installed, not signed in: do it once with no43 view"),
         wants_sign_in: true,
@@ -91,6 +108,8 @@ pub static APPS: &[App] = &[
         done: &[],
         // the release's own names for its helper were not found in a document: nothing is asserted that is not known
         services: &[],
+        asked: &[],
+        says: None,
         from: "https://looking-glass.io/downloads",
         by_hand: None,
         wants_sign_in: false,

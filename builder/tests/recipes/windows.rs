@@ -87,7 +87,7 @@ fn another_driver_is_one_new_layer() {
              9d6b7724b115  driver             driver 472.12, staged
     machine  2 CPUs, 4 GiB memory, 64 GiB disk, UEFI, boots from its disk, user network
     card     10de:2484
-    checks   agent, card, driver, connector, work, quiet, parsec
+    checks   agent, card, driver, connector, work, quiet, rdp, parsec
     note     a session of Remote Desktop takes the screen away from Parsec until somebody logs on at the console again: use one at a time
     note     Parsec: installed, not signed in: do it once with no43 view
     ");
@@ -105,12 +105,15 @@ fn remote_play_leaves_a_check_out_and_policies_alone_are_a_layer() {
     let folder = Folder::with(&[("games.toml", WINDOWS_DRIVER)]);
     let of = |sets: &[&str]| windows_plan(&folder, sets).unwrap_or_else(|problems| panic!("{problems}"));
     let checks = of(&[]).checks;
-    assert_eq!(checks.own[0].run, ["sc.exe", "query", "Parsec"]);
+    assert_eq!(checks.own[1].run, ["sc.exe", "query", "Parsec"]);
+    let rdp = &checks.own[0];
+    assert_eq!((rdp.run[4].as_str(), rdp.says.as_deref()), ("fDenyTSConnections", Some("0x0")));
+    assert!(!checks.skip.contains_key("rdp"), "nothing is left to do by hand for it");
     assert_eq!(checks.skip["parsec"], "installed, not signed in: do it once with no43 view");
     let own = of(&["check=[{ name = 'parsec', run = ['C:\\own.exe'] }]"]).checks;
-    assert_eq!((own.own.len(), own.own[0].run[0].as_str(), own.skip.len()), (1, "C:\\own.exe", 0));
+    assert_eq!((own.own.len(), own.own[0].run[0].as_str(), own.skip.len()), (2, "C:\\own.exe", 0));
     let without = of(&["remote.parsec=false", "remote.rdp-gpu=true", "driver.install=none"]);
-    assert!(without.checks.own.is_empty() && without.checks.skip.is_empty());
+    assert!(without.checks.own.len() == 1 && without.checks.skip.is_empty());
     let LayerWhat::WindowsSetup(remote) = &without.layers[1].what else { panic!("another layer") };
     assert_eq!((without.layers.len(), remote.title.as_str()), (2, "Remote Desktop's policies"));
     // Remote Desktop itself is the answer file's: no start is made for it

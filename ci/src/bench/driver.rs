@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use super::{Bench, Figure, pairs, timed};
+use super::{Bench, Figure, pairs, peak, timed};
 
 /// A package of about the size of NVIDIA's: an INF with 3,000 cards, and 700 MB that do not compress.
 const FILES: u32 = 70;
@@ -29,13 +29,25 @@ pub(super) fn driver(b: &Bench<'_>) -> Result<Vec<Figure>> {
         time
     };
     let (ours, peer) = pairs(5, || timed(&mut b.no43(&["driver", "inspect", package])), unpack)?;
-    Ok(vec![Figure {
-        name: "no43 driver inspect, 700 MB",
-        ours,
-        peer: Some(("7zz x", peer)),
-        unit: "ms",
-        aim: "at most 0.2",
-    }])
+    let mut measured = Command::new("/usr/bin/time");
+    measured.args(["-f", "%M"]).arg(&b.no43).args(["driver", "inspect", package]);
+    let memory = peak(b, &mut measured)?;
+    Ok(vec![
+        Figure {
+            name: "no43 driver inspect, 700 MB",
+            ours,
+            peer: Some(("7zz x", peer)),
+            unit: "ms",
+            aim: "at most 0.2",
+        },
+        Figure {
+            name: "memory of no43 driver inspect",
+            ours: vec![memory],
+            peer: None,
+            unit: "MiB",
+            aim: "",
+        },
+    ])
 }
 
 fn package(dir: &Path) -> Result<std::path::PathBuf> {

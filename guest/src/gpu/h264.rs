@@ -35,7 +35,16 @@ const HIGH: &[u32] = &[100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 
 /// Reads a picture: a sequence parameter set, a picture parameter set, and IDR slices of intra macroblocks that refer
 /// to them, with nothing else between them but what may be left out.
 pub(crate) fn picture(bytes: &[u8]) -> Result<Picture<'_>, String> {
-    let mut units = units(bytes).into_iter().filter(|unit| !matches!(kind(unit), SEI | DELIMITER | FILLER));
+    let mut sets = Vec::new();
+    let mut units = units(bytes).into_iter().filter(|unit| match kind(unit) {
+        SEI | DELIMITER | FILLER => false,
+        SEQUENCE | PARAMETERS if sets.contains(unit) => false, // the same once more
+        SEQUENCE | PARAMETERS => {
+            sets.push(*unit);
+            true
+        }
+        _ => true,
+    });
     let mut next = |wanted: u8, what: &str| match units.next() {
         Some(unit) if kind(unit) == wanted => Ok(Some(unit)),
         Some(unit) => Err(format!("unit of type {} where {what} must be", kind(unit))),
@@ -282,6 +291,11 @@ mod tests {
         assert_eq!(picture.bytes(), picture.slices[0].len() + picture.slices[1].len());
         let delimiter = Writer::default().put(0, 3).unit(DELIMITER);
         assert!(super::picture(&[delimiter, parts].concat()).is_ok());
+        let sets = || [main_sequence(40, 23, None), parameters(3, 1)].concat();
+        let twice = [sets(), sets(), slice(7, 3)].concat();
+        assert_eq!(super::picture(&twice).map(|picture| picture.height), Ok(368));
+        let other = [sets(), main_sequence(40, 22, None), slice(7, 3)].concat();
+        assert!(super::picture(&other).is_err(), "of another size in the middle");
     }
 
     #[test]

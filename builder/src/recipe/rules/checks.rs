@@ -13,7 +13,7 @@ impl Rules<'_> {
         let has_card = !root.items("card").is_empty();
         let (mut own, mut skip) = (self.own_checks(root, has_card), skip(at));
         if self.windows {
-            signed_in(root, &mut own, &mut skip);
+            remote(root, &mut own, &mut skip);
         }
         let mut of_card = |key: &str| {
             let asked = at.bool(key);
@@ -102,26 +102,27 @@ impl Rules<'_> {
     }
 }
 
-/// Remote play for which a person has to sign in once: no image has anybody signed in, so the check is never a pass, and every
-/// report says what is left to do.
-fn signed_in(root: &At<'_>, own: &mut Vec<OwnCheck>, skip: &mut BTreeMap<String, String>) {
+/// One check for each switch of `[remote]` that can be asked for. For remote play to which a person has to sign in once it is never
+/// a pass, because no image has anybody signed in: every report says what is left to do.
+fn remote(root: &At<'_>, own: &mut Vec<OwnCheck>, skip: &mut BTreeMap<String, String>) {
     let Some(remote) = root.child("remote") else { return };
-    for app in apps::APPS.iter().filter(|app| app.wants_sign_in && remote.bool(app.name)) {
-        let (Some(service), Some(why)) = (app.services.first(), app.by_hand) else { continue };
+    for app in apps::APPS.iter().filter(|app| !app.asked.is_empty() && remote.bool(app.name)) {
         if own.iter().any(|check| check.name == app.name) {
             continue; // the recipe has a better one
         }
-        let team = remote.child("parsec-team").is_some();
-        skip.entry(app.name.to_owned())
-            .or_insert_with(|| if team { apps::AT_FIRST_START } else { why }.to_owned());
+        if let (true, Some(by_hand)) = (app.wants_sign_in, app.by_hand) {
+            let team = remote.child("parsec-team").is_some();
+            let why = if team { apps::AT_FIRST_START } else { by_hand };
+            skip.entry(app.name.to_owned()).or_insert_with(|| why.to_owned());
+        }
         own.push(OwnCheck {
             name: app.name.to_owned(),
             copy: Vec::new(),
-            run: ["sc.exe", "query", service.name].map(str::to_owned).to_vec(),
+            run: app.asked.iter().map(|word| (*word).to_owned()).collect(),
             session: Session::Service,
             limit: SERVICE_LIMIT,
             exit: 0,
-            says: None,
+            says: app.says.map(str::to_owned),
             metrics: None,
             pictures: Vec::new(),
             each_card: false,
@@ -129,7 +130,7 @@ fn signed_in(root: &At<'_>, own: &mut Vec<OwnCheck>, skip: &mut BTreeMap<String,
     }
 }
 
-/// Seconds; the service manager answers at once.
+/// Seconds; service manager and registry answer at once.
 const SERVICE_LIMIT: u64 = 60;
 
 fn work(at: &At<'_>) -> Option<WorkWish> {

@@ -52,4 +52,17 @@ mod tests {
         assert_eq!(decode(&[0xfe, 0xff, 0, b'a']), ("a".into(), Encoding::Utf16Be));
         assert_eq!(decode(b"").0, "");
     }
+
+    /// Files put together of parts in several encodings: what is ASCII, as all ids are, is read in each.
+    #[test]
+    fn mixed_encodings_keep_what_is_ascii() {
+        let ids = "PCI\\VEN_10DE&DEV_2484";
+        let marked = [b"\xef\xbb\xbfName=\xe9\r\n", ids.as_bytes()].concat();
+        assert_eq!(decode(&marked).0, format!("Name=\u{fffd}\r\n{ids}"));
+        let both = ["Name=é\r\n".as_bytes(), b"Other=\xe9\r\n", ids.as_bytes()].concat();
+        let (text, encoding) = decode(&both);
+        assert!(text.ends_with(ids) && encoding == Encoding::Windows1252, "{text}");
+        // UTF-16 that ends in the middle of a letter
+        assert!(decode(&[utf16(ids, true), vec![b'x']].concat()).0.starts_with(ids));
+    }
 }

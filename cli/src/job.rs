@@ -121,9 +121,7 @@ pub(crate) fn run(args: &Args, context: &Context) -> Done {
         let _ = instance::Instances::remove(&instances, &left, &prepared.store);
     }
     if let Some(kept) = &ended.kept {
-        eprintln!(
-            "  kept     {kept} and its card: no43 shell {kept}, no43 view {kept}, then no43 stop {kept} --force"
-        );
+        eprintln!("{}", crate::text::kept(kept));
     }
     if context.json {
         context.print(&ended, |_| String::new())?;

@@ -2,6 +2,13 @@
 
 use std::fmt;
 
+/// How to get into a machine that a failure has left, and out of it.
+pub(crate) fn kept(name: &str) -> String {
+    format!(
+        "  kept     {name} and its card: no43 shell {name}, no43 view {name}, then no43 stop {name} --force"
+    )
+}
+
 /// Left-aligned columns, as wide as their widest cell; the last one is not padded.
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,

@@ -7,14 +7,15 @@ use std::time::Duration;
 use no43_builder::plan::Plan;
 use no43_harness::evidence::{Event, Record, Sink};
 use no43_harness::exit_codes;
-use no43_harness::instance::Instances;
+use no43_harness::instance::{Instances, random_hex};
 use no43_harness::report::terminal::{Live, Style};
 use no43_harness::verdict::Verdict;
-use no43_harness::verify::{self, Control, Elsewhere, InUse, VerifyOptions};
+use no43_harness::verify::{self, Control, Elsewhere, InUse, Keep, VerifyOptions};
 use no43_host::PciAddress;
 
 use crate::context::{Context, Done, Failure, OrExit as _, print_text};
 use crate::prepare::{RecipeArgs, guest_program, prepare, windows_guest_program};
+use crate::running::this_program;
 use crate::signals::stop_token;
 use no43_harness::words::duration;
 
@@ -50,6 +51,9 @@ pub(crate) struct Args {
     /// Switch the machine off and on so often after everything else: faults of a card's reset show only then
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(..=1000))]
     cycles: u32,
+    /// After a failure leave machine and card as they are, and say how to get in
+    #[arg(long, conflicts_with_all = ["running", "agent", "control"])]
+    keep_on_failure: bool,
     /// Where the folders of runs are [default: $NO43_RUNS, else ./runs]
     #[arg(long, value_name = "DIR")]
     runs: Option<PathBuf>,
@@ -92,6 +96,7 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
     }
     crate::running::tend(&crate::running::runs()?)?;
     let mut ready = Vec::new();
+    let mut keep = None;
     for recipe in args.recipes() {
         let prepared = prepare(&recipe, context)?;
         let image = match prepared.built()? {
@@ -113,6 +118,13 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
                 prepared.build(&stop)?.image
             }
         };
+        if args.keep_on_failure {
+            let instances = crate::running::instances()?;
+            let name = format!("verify-{:.24}-{}", prepared.plan.name, random_hex(4));
+            let instance = crate::run::make(&name, &prepared, true, &instances)?;
+            let runs = crate::running::runs()?;
+            keep = Some((Keep { runs, instances, instance }, prepared.store));
+        }
         ready.push((prepared.plan, image));
     }
     if let Some(runs) = args.runs {
@@ -128,8 +140,14 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
         image,
         fails_in,
     });
-
-    heard(context, |sink| verify::verify(&plan, &image, &options, &stop, sink))
+    options.keep = keep.as_ref().map(|(keep, _)| keep.clone());
+    let code = heard(context, |sink| verify::verify(&plan, &image, &options, &stop, sink));
+    if let Some((keep, store)) = keep {
+        let kept = keep.settle(&this_program()?, &store);
+        let kept = kept.map_err(|why| Failure::new(exit_codes::FAILED_HOST, why))?;
+        kept.into_iter().for_each(|name| eprintln!("{}", crate::text::kept(&name)));
+    }
+    code
 }
 
 /// The machine of that name, as it was started.

@@ -405,6 +405,16 @@ impl Lease {
         }))
     }
 
+    /// Lets go of it while a machine has its cards: whoever watches over that machine next adopts it.
+    ///
+    /// # Errors
+    /// If that cannot be written down; the lease is this process's still, until it ends.
+    pub fn leave(mut self) -> Result<(), StateError> {
+        self.record.owner = ProcessRef::NOBODY;
+        self.bound = true; // nothing is removed when this is dropped
+        self.state.write_lease(&self.record)
+    }
+
     /// Unique on this host.
     pub fn id(&self) -> &str {
         &self.record.id

@@ -22,6 +22,9 @@ pub struct ProcessRef {
 }
 
 impl ProcessRef {
+    /// No process, of which none is alive.
+    pub const NOBODY: ProcessRef = ProcessRef { pid: 0, start_time: 0 };
+
     /// The process that has this number now; `None` where there is none, or only a zombie.
     pub fn of(pid: u32, roots: &Roots) -> Option<Self> {
         let stat = read_small(&roots.proc_.join(pid.to_string()).join("stat")).ok()?;

@@ -38,4 +38,5 @@ pub use event::{Answer, Ask, Happened, Line};
 pub use host::Refusal;
 pub use note::{Adopted, Left, Row, RunNote, Runs, Stage};
 pub use spec::{SHELL_PORT, console_socket, shell_socket, vnc_socket};
+pub(crate) use spec::{serial_log, tpm_socket};
 pub use supervisor::{Launch, Request, StartRequest, Supervisor, supervise};

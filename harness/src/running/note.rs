@@ -139,7 +139,7 @@ impl Runs {
     }
 
     /// Written aside and renamed. Not synced: after a power cut nothing runs.
-    pub(super) fn write_note(&self, note: &RunNote) -> io::Result<()> {
+    pub(crate) fn write_note(&self, note: &RunNote) -> io::Result<()> {
         let dir = self.dir.join(&note.name);
         let aside = dir.join("run.json.new");
         fs::write(&aside, serde_json::to_vec_pretty(note)?)?;
@@ -147,7 +147,7 @@ impl Runs {
     }
 
     /// Forgets a run that is over.
-    pub(super) fn forget(&self, name: &str) {
+    pub(crate) fn forget(&self, name: &str) {
         let dir = self.dir.join(name);
         super::secrets::destroy(&dir.join(super::secrets::FILE));
         no43_machine::tpm::end_left(&super::spec::tpm_socket(&RunDirs::at(&dir)));
@@ -215,6 +215,8 @@ impl Runs {
         let lost = all
             .into_iter()
             .filter(|one| one.record.ephemeral && dead(one.record.maker) && self.note(one.name()).is_none());
+        let runs_on = |name: &str| self.dirs(name).running_record().is_ok_and(|record| record.is_running());
+        let lost = lost.filter(|one| !runs_on(one.name()));
         lost.filter_map(|one| {
             let store = no43_builder::store::Store::open(Some(&one.system.store)).ok()?;
             instances.remove(&one, &store).ok()?;
@@ -253,7 +255,8 @@ impl Runs {
         }
     }
 
-    fn adopt(&self, no43: &Path, name: &str) -> Result<(), String> {
+    /// A supervisor takes it over.
+    pub(crate) fn adopt(&self, no43: &Path, name: &str) -> Result<(), String> {
         let request = super::Request::Adopt { name: name.to_owned() };
         super::Launch { no43, runs: self }.launch(&request, name).map(drop).map_err(|refusal| refusal.cause)
     }

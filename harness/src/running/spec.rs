@@ -45,12 +45,12 @@ pub fn vnc_socket(dirs: &RunDirs) -> PathBuf {
 }
 
 /// The serial log of a running machine.
-pub(super) fn serial_log(dirs: &RunDirs) -> PathBuf {
+pub(crate) fn serial_log(dirs: &RunDirs) -> PathBuf {
     dirs.dir().join("serial.log")
 }
 
 /// Where swtpm listens for the machine.
-pub(super) fn tpm_socket(dirs: &RunDirs) -> PathBuf {
+pub(crate) fn tpm_socket(dirs: &RunDirs) -> PathBuf {
     dirs.dir().join("tpm.sock")
 }
 

@@ -23,6 +23,17 @@ pub(super) struct Held {
     bound: bool,
 }
 
+impl Held {
+    pub(super) fn lease_id(&self) -> &str {
+        self.lease.id()
+    }
+
+    /// The machine keeps them, without this process.
+    pub(super) fn leave(self) -> Result<(), no43_host::StateError> {
+        self.lease.leave()
+    }
+}
+
 /// Puts right what dead runs left behind, and leases all cards of the plan or none.
 pub(super) fn take(
     plan: &Plan,

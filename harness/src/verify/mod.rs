@@ -9,12 +9,14 @@ mod elsewhere;
 mod eye;
 mod guest;
 mod in_use;
+mod keep;
 pub(crate) mod run;
 pub(crate) mod spec;
 pub(crate) mod witness;
 
 pub use elsewhere::{Elsewhere, checks_elsewhere, is_socket, verify_elsewhere};
 pub use in_use::{InUse, verify_in_use};
+pub use keep::Keep;
 
 use crate::checks::{Capability, Choice};
 use crate::evidence::{CheckResult, Event, Fact, Recorder, Round, RunDir, Section, Sink};
@@ -55,6 +57,8 @@ pub struct VerifyOptions {
     pub control: Option<Control>,
     /// Which checks are asked.
     pub choice: Choice,
+    /// After a failure the machine stays and keeps its cards.
+    pub keep: Option<Keep>,
     /// How often the machine is switched off and on after everything else, with the same checks each time.
     pub cycles: u32,
 }
@@ -90,6 +94,7 @@ impl VerifyOptions {
             lab_share: lab_share.unwrap_or_else(|| "/no43/share".into()),
             control: None,
             choice: Choice::default(),
+            keep: None,
             cycles: 0,
         })
     }
@@ -173,7 +178,7 @@ fn in_folder(
     let Some(control) = &options.control else { return answer };
     recorder.set_section(Section::Control);
     // it fails at its first start
-    let once = VerifyOptions { cycles: 0, ..options.clone() };
+    let once = VerifyOptions { cycles: 0, keep: None, ..options.clone() };
     let ended = run::section(&control.plan, &control.image, &once, stop, recorder);
     let (as_it_must, line) = judge_control(&ended, &control.fails_in);
     recorder.event(Event::ControlEnded {

@@ -3,6 +3,7 @@
 use super::cards::{self, Held};
 use super::eye::LabEye;
 use super::guest::{LiveGuest, exit_words};
+use super::keep::Keep;
 use super::spec::{Borrowed, Scratch, machine_spec, subjects};
 use super::witness::Witness;
 use super::{VerifyOptions, disk};
@@ -136,6 +137,8 @@ struct Run<'a, 'r> {
     seeds: HashMap<String, u64>,
     /// Lives as long as its machine.
     tpm: Option<Swtpm>,
+    /// The machine was left running, and has the cards.
+    left: bool,
     /// The guest's boot id in the last round: a reboot gives another.
     boot_id: Option<String>,
 }
@@ -165,6 +168,7 @@ pub(super) fn section(
         seeds: HashMap::new(),
         boot_id: None,
         tpm: None,
+        left: false,
     };
     let mut held = match cards::take(plan, options, run.recorder) {
         Ok(held) => held,
@@ -189,9 +193,15 @@ pub(super) fn section(
 impl Run<'_, '_> {
     /// Binds, starts, checks and stops. Returns early with the first thing that makes going on pointless.
     fn with_cards(&mut self, held: &mut Held) -> Result<(), Failure> {
-        let scratch_dir = disk::scratch(self.options.scratch.as_deref())
-            .map_err(|e| Failure::new("disk", FailureKind::HostSetup, format!("{e:#}")))?;
-        let scratch = Scratch::at(scratch_dir.path());
+        let setup = |e: anyhow::Error| Failure::new("disk", FailureKind::HostSetup, format!("{e:#}"));
+        let mut removed_at_the_end = None;
+        let scratch = match &self.options.keep {
+            Some(keep) => keep.scratch().map_err(|e| setup(e.into()))?,
+            None => {
+                let dir = disk::scratch(self.options.scratch.as_deref()).map_err(setup)?;
+                Scratch::at(removed_at_the_end.insert(dir).path())
+            }
+        };
         let result = self.with_scratch(held, &scratch);
         if let Err(failure) = &result {
             self.ended.fail(failure.clone());
@@ -214,10 +224,12 @@ impl Run<'_, '_> {
         self.stopped("bind")?;
         cards::bind(held, self.options, self.recorder)?;
         self.see_bound(held);
-        let phase = self.recorder.begin("disk", None, "a throw-away overlay on the image");
-        let made = disk::overlay(self.image, &scratch.disk).map_err(|e| format!("{e:#}"));
-        self.recorder.end(phase, made.as_ref().err().map(String::as_str));
-        made.map_err(|cause| Failure::new("disk", FailureKind::HostSetup, cause))?;
+        if self.options.keep.is_none() {
+            let phase = self.recorder.begin("disk", None, "a throw-away overlay on the image");
+            let made = disk::overlay(self.image, &scratch.disk).map_err(|e| format!("{e:#}"));
+            self.recorder.end(phase, made.as_ref().err().map(String::as_str));
+            made.map_err(|cause| Failure::new("disk", FailureKind::HostSetup, cause))?;
+        }
         self.with_machine(held, &spec, &subjects, accel, scratch)
     }
 
@@ -283,6 +295,9 @@ impl Run<'_, '_> {
             private.apply(&mut spec);
             spec.tpm = private.tpm_state.map(|_| scratch.tpm_socket.clone());
         }
+        if let Some(keep) = &self.options.keep {
+            keep.open_doors(&mut spec);
+        }
         let facts = vec![
             Fact::new(
                 "accelerator",
@@ -347,8 +362,26 @@ impl Run<'_, '_> {
             self.ended.fail(failure.clone());
         }
         self.last_look(&machine, spec);
-        self.shut_down(&machine, scratch);
+        match self.options.keep.as_ref().filter(|_| self.ended.failure.is_some() && !self.stop.is_set()) {
+            Some(keep) if machine.is_alive() => self.leave(keep, machine, held, scratch),
+            _ => self.shut_down(&machine, scratch),
+        }
         asked
+    }
+
+    /// The machine stays as it is, with its cards.
+    fn leave(&mut self, keep: &Keep, mut machine: Machine, held: &Held, scratch: &Scratch) {
+        if let Err(why) = keep.leave(&mut machine, held, self.plan) {
+            self.recorder
+                .note(format!("the machine cannot be kept, nothing can be written down of it: {why}"), true);
+            return self.shut_down(&machine, scratch);
+        }
+        if let Some(tpm) = &mut self.tpm {
+            tpm.leave_running();
+        }
+        self.left = true;
+        self.keep_logs(&machine, scratch);
+        self.recorder.note(format!("the machine and its card are kept as '{}'", keep.instance.name()), true);
     }
 
     /// Switches off and on, with the same disk.
@@ -390,7 +423,8 @@ impl Run<'_, '_> {
             Some(options.limit),
             "QEMU until it serves commands: it pins the guest's memory for the card",
         );
-        let tpm = spec.tpm.as_ref().map(|socket| Swtpm::start(&scratch.tpm, socket)).transpose();
+        let start_tpm = if self.options.keep.is_some() { Swtpm::start_lasting } else { Swtpm::start };
+        let tpm = spec.tpm.as_ref().map(|socket| start_tpm(&scratch.tpm, socket)).transpose();
         let tpm = tpm.map_err(|error| Failure::new("start", FailureKind::HostSetup, error.to_string()));
         // a former one ended with its machine; it is let go of here
         self.tpm = match tpm {
@@ -657,6 +691,10 @@ impl Run<'_, '_> {
                 "QEMU's process cannot be killed: a device hangs in the kernel",
             ));
         }
+        self.keep_logs(machine, scratch);
+    }
+
+    fn keep_logs(&mut self, machine: &Machine, scratch: &Scratch) {
         self.recorder.log_file("serial", "serial port of the guest", &scratch.serial);
         self.recorder.log_file("qemu", "QEMU's own words", machine.dirs().stderr().as_path());
     }
@@ -686,6 +724,12 @@ impl Run<'_, '_> {
     }
 
     fn give_back(&mut self, held: Held) {
+        if self.left {
+            if let Err(why) = held.leave() {
+                self.recorder.note(format!("the lease could not be let go of: {why}"), true);
+            }
+            return;
+        }
         let began = Instant::now();
         let (returned, problem) = cards::give_back(held, self.options, self.recorder);
         let (result, kind) = checks::given_back(&returned, problem.as_deref(), began.elapsed());

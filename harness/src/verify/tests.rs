@@ -275,6 +275,7 @@ fn what_the_recipe_says_of_drivers_is_a_fact_for_the_causes() {
 pub(super) fn options(dir: &Path) -> VerifyOptions {
     std::fs::create_dir_all(dir.join("sys/bus/pci/devices")).unwrap();
     VerifyOptions {
+        keep: None,
         runs: dir.join("runs"),
         scratch: None,
         roots: Roots::under(dir),

@@ -151,6 +151,16 @@ pub(crate) fn guests_that_end(scene: &Scene) -> Result<()> {
         within 20 all_back
         no43 instance rm --yes play > /dev/null
         nothing_left
+
+        # what a failed check has looked at stays as it is, if one wishes
+        printf 'extends = "lab-guest.toml"\n[[check]]\nname = "never"\nrun = ["sh", "-c", "echo seen > /run/mark; false"]\n' > $work/recipes/never.toml
+        no43 verify --locked --keep-on-failure --skip picture --runs /home/lab/runs --set "checks.ready=8 min" --set 'checks.lifecycle=[]' $work/recipes/never.toml > kept.log 2>&1
+        [ $? = 10 ] || { cat kept.log; fail "a check that fails ended with another code than 10"; }
+        kept_as=$(sed -n 's/.*kept  *\(verify-[^ ]*\) and its card.*/\1/p' kept.log)
+        is_state "$kept_as" watched && [ "$(lent)" = 1 ] || { cat kept.log; no43 ps; fail "machine and card were not kept"; }
+        no43 shell "$kept_as" -- cat /run/mark > mark.log 2>&1; has mark.log seen
+        no43 stop "$kept_as" --force > stop.log 2>&1 || { cat stop.log; fail "stop"; }
+        nothing_left
         [ "$(pool)" = "$had" ] || fail "$(pool) huge pages are left of the guest's, $had were there before"
     "#;
     script(scene, "one-card", 500, body)

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use no43_builder::image::Image;
 use no43_builder::plan::Plan;
 use no43_builder::store::Store;
 use no43_harness::exit_codes;
@@ -155,7 +156,18 @@ pub(crate) fn make(
             prepared.build(&stop_token().or_exit(exit_codes::HOST_SETUP)?)?.image
         }
     };
-    let origin = Origin { image: &image, store: &prepared.store };
+    make_of(&image, name, prepared, ephemeral, instances)
+}
+
+/// The same of an image that need not be the recipe's own.
+pub(crate) fn make_of(
+    image: &Image,
+    name: &str,
+    prepared: &Prepared,
+    ephemeral: bool,
+    instances: &Instances,
+) -> Result<Instance, Failure> {
+    let origin = Origin { image, store: &prepared.store };
     let new = NewInstance { name, plan: &prepared.plan, origin, ephemeral };
     let instance = instances.create(&new).or_exit(exit_codes::INSTANCE)?;
     let fate = if ephemeral { "thrown away when it ends" } else { "kept" };

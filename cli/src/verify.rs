@@ -4,17 +4,19 @@ use std::io::{Write, stdout};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use no43_builder::image::Image;
 use no43_builder::plan::Plan;
 use no43_harness::evidence::{Event, Record, Sink};
 use no43_harness::exit_codes;
 use no43_harness::instance::{Instances, random_hex};
 use no43_harness::report::terminal::{Live, Style};
+use no43_harness::stop::Stop;
 use no43_harness::verdict::Verdict;
 use no43_harness::verify::{self, Control, Elsewhere, InUse, Keep, VerifyOptions};
 use no43_host::PciAddress;
 
 use crate::context::{Context, Done, Failure, OrExit as _, print_text};
-use crate::prepare::{RecipeArgs, guest_program, prepare, windows_guest_program};
+use crate::prepare::{Prepared, RecipeArgs, guest_program, prepare, windows_guest_program};
 use crate::running::this_program;
 use crate::signals::stop_token;
 use no43_harness::words::duration;
@@ -42,6 +44,10 @@ pub(crate) struct Args {
     /// The check in which the control must fail, with all before it green
     #[arg(long, value_name = "CHECK", requires = "control")]
     control_fails_in: Option<String>,
+    /// This image of the store instead of the recipe's own: key, or its first digits. In place of RECIPE, it is asked as the
+    /// recipe that it was built from says
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["running", "agent", "no_build"])]
+    image: Option<String>,
     /// Only these checks, and whether the guest answers at all
     #[arg(long, value_name = "CHECK", value_delimiter = ',')]
     check: Vec<String>,
@@ -97,31 +103,24 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
     crate::running::tend(&crate::running::runs()?)?;
     let mut ready = Vec::new();
     let mut keep = None;
-    for recipe in args.recipes() {
+    let mut chosen = chosen(&args, context)?;
+    for mut recipe in args.recipes() {
+        let image = match chosen.take() {
+            Some(Chosen { recipe: of, image }) => {
+                recipe.recipe = of;
+                Some(image)
+            }
+            None => None,
+        };
         let prepared = prepare(&recipe, context)?;
-        let image = match prepared.built()? {
-            Some(image) => image,
-            None if args.no_build => {
-                let what = format!(
-                    "the image of {} is not in {}",
-                    recipe.recipe.display(),
-                    prepared.store.dir().display()
-                );
-                return Err(Failure::new(
-                    exit_codes::STORE,
-                    format!("{what}\n  fix   no43 build {}", recipe.recipe.display()),
-                ));
-            }
-            None => {
-                verify::cards_exist(&prepared.plan, &options)
-                    .map_err(|verdict| Failure::new(exit_codes::of(&verdict), verdict.reason()))?;
-                prepared.build(&stop)?.image
-            }
+        let image = match image {
+            Some(image) => fitting(image, &prepared.plan)?,
+            None => own_image(&prepared, &recipe, args.no_build, &options, &stop)?,
         };
         if args.keep_on_failure {
             let instances = crate::running::instances()?;
             let name = format!("verify-{:.24}-{}", prepared.plan.name, random_hex(4));
-            let instance = crate::run::make(&name, &prepared, true, &instances)?;
+            let instance = crate::run::make_of(&image, &name, &prepared, true, &instances)?;
             let runs = crate::running::runs()?;
             keep = Some((Keep { runs, instances, instance }, prepared.store));
         }
@@ -148,6 +147,82 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
         kept.into_iter().for_each(|name| eprintln!("{}", crate::text::kept(&name)));
     }
     code
+}
+
+/// The recipe's image; built if it is not there yet.
+fn own_image(
+    prepared: &Prepared,
+    recipe: &RecipeArgs,
+    no_build: bool,
+    options: &VerifyOptions,
+    stop: &Stop,
+) -> Result<Image, Failure> {
+    if let Some(image) = prepared.built()? {
+        return Ok(image);
+    }
+    let (recipe, store) = (recipe.recipe.display(), prepared.store.dir().display());
+    if no_build {
+        let what = format!("the image of {recipe} is not in {store}\n  fix   no43 build {recipe}");
+        return Err(Failure::new(exit_codes::STORE, what));
+    }
+    verify::cards_exist(&prepared.plan, options)
+        .map_err(|verdict| Failure::new(exit_codes::of(&verdict), verdict.reason()))?;
+    Ok(prepared.build(stop)?.image)
+}
+
+/// An image that is not the one that its recipe has now.
+struct Chosen {
+    /// Says how it is started and what is asked.
+    recipe: PathBuf,
+    image: Image,
+}
+
+/// The least of a key that is taken for one where a recipe is expected.
+const KEY_DIGITS: usize = 6;
+
+/// The image that `--image` names, or whose key stands where a recipe is expected and is none.
+fn chosen(args: &Args, context: &Context) -> Result<Option<Chosen>, Failure> {
+    let named = args.recipe.recipe.to_string_lossy();
+    let is_key =
+        named.len() >= KEY_DIGITS && named.chars().all(|c| c.is_ascii_digit() || ('a'..='f').contains(&c));
+    let alone = is_key && !args.recipe.recipe.exists();
+    let prefix = match &args.image {
+        Some(_) if alone => {
+            return Err(Failure::new(exit_codes::USAGE, "two images are named: leave out --image"));
+        }
+        Some(key) => key.clone(),
+        None if alone => named.into_owned(),
+        None => return Ok(None),
+    };
+    let store = context.store()?;
+    let key = store.find(&prefix).or_exit(exit_codes::STORE)?;
+    let gone = || Failure::new(exit_codes::STORE, format!("image {} has just been removed", key.short()));
+    let image = store.get(&key).or_exit(exit_codes::STORE)?.ok_or_else(gone)?;
+    if !alone {
+        return Ok(Some(Chosen { recipe: args.recipe.recipe.clone(), image }));
+    }
+    let built = store.roots().or_exit(exit_codes::STORE)?.into_iter().find(|(_, keys)| keys.contains(&key));
+    let Some((recipe, _)) = built else {
+        let (short, of) = (key.short(), &image.manifest.recipe);
+        let what = format!(
+            "no recipe that is here has image {short} as its newest (its recipe was called '{of}')\n  fix   no43 verify RECIPE --image {short}"
+        );
+        return Err(Failure::new(exit_codes::STORE, what));
+    };
+    eprintln!("  recipe   {}: how image {} is started and what is asked", recipe.display(), key.short());
+    Ok(Some(Chosen { recipe, image }))
+}
+
+/// A Linux image cannot be started by a recipe of Windows, nor the other way round.
+fn fitting(image: Image, plan: &Plan) -> Result<Image, Failure> {
+    let (windows, recipe) = (image.manifest.sealed.is_some(), plan.guest.os.starts_with("windows"));
+    if windows == recipe {
+        return Ok(image);
+    }
+    let what = |windows| if windows { "Windows" } else { "Linux" };
+    let short = image.manifest.key.short();
+    let why = format!("image {short} has {}, and the recipe is of {}", what(windows), what(recipe));
+    Err(Failure::new(exit_codes::STORE, why))
 }
 
 /// The machine of that name, as it was started.

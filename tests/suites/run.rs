@@ -19,6 +19,7 @@ static CASES: &[Case] = &[
     Case::new("a-machine-outlives-terminal-and-supervisor", outlives),
     Case::new("a-host-that-shuts-down-waits-for-its-guest", host_shutdown).needs(&["logind-mock"]),
     Case::new("a-job-leaves-its-result-and-nothing-else", job),
+    Case::new("an-image-is-verified-as-its-recipe-says", image_verified),
     Case::new("a-full-disk-pauses-the-guest-until-there-is-room", full_disk)
         .needs(&["no43", "mount-namespace"]),
     Case::new("bad-names-and-second-starts-are-refused-before-anything-is-made", refusals),
@@ -229,6 +230,18 @@ fn job(scene: &Scene) -> Result<()> {
         Ok(left(&scene.state().join("m")) + left(&scene.work().join("instances")) == 0)
     })?;
     within(20, "no process is left", || Ok(scene.processes().is_empty()))
+}
+
+fn image_verified(scene: &Scene) -> Result<()> {
+    prepare(scene, "[[check]]\nname = \"own\"\nrun = [\"true\"]\n")?;
+    let built = no43(scene, &["build", "recipes/play.toml"])?.ok()?.stdout;
+    let key = built.split_whitespace().find(|word| word.len() == 64).context("a build tells its image")?;
+    // a card is what makes it a pass
+    let seen = no43(scene, &["verify", &key[..12]])?.done()?.must_exit(code::SKIPPED)?;
+    seen.must_say(&["play.toml: how image", "own", "it ended with 0", "asks for no check of a card"])?;
+    let unknown = no43(scene, &["verify", "recipes/play.toml", "--image", "ffffffffffff"])?.done()?;
+    unknown.must_exit(code::STORE)?.must_say(&["no image ffffffffffff in the store"])?;
+    Ok(())
 }
 
 /// The instance is on a small file system; its guest writes more than there is room for.

@@ -563,6 +563,8 @@ pub enum Lifecycle {
     Reboot,
     /// The machine is switched off and started again.
     ColdStart,
+    /// The cards are taken out of the running guest and plugged in again.
+    Replug,
 }
 
 /// Where pictures go.

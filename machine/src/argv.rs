@@ -3,6 +3,8 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
+use no43_host::{PciAddress, PciId};
+
 use crate::rundir::{RunDirs, SOCKET_PATH_MAX};
 use crate::spec::{
     AGENT_PORT, Attach, Clock, Disk, DiskBus, DiskCache, Display, Firmware, FlashFile, MachineSpec, Network,
@@ -411,12 +413,12 @@ fn put_network(argv: &mut Argv, network: &Network) {
 
 fn put_card(argv: &mut Argv, index: usize, card: &PassedCard) {
     let (slot, chassis) = (usize::from(slots::FIRST_CARD) + index, index + 1);
-    argv.device(format!("pcie-root-port,id=card{index},bus=pcie.0,addr={slot:#x},chassis={chassis}"));
+    let port = card_port(index);
+    argv.device(format!("pcie-root-port,id={port},bus=pcie.0,addr={slot:#x},chassis={chassis}"));
     let several = card.functions.len() > 1;
-    for (function, number) in card.functions.iter().zip(function_numbers(card)) {
-        let host = function.host;
-        let mut device =
-            format!("vfio-pci,id=card{index}f{number},host={host},bus=card{index},addr=0x0.{number:#x}");
+    for function in functions(index, card) {
+        let PluggedFunction { id, host, number, .. } = function;
+        let mut device = format!("vfio-pci,id={id},host={host},bus={port},addr=0x0.{number:#x}");
         if several && number == 0 {
             device.push_str(",multifunction=on");
         }
@@ -425,6 +427,36 @@ fn put_card(argv: &mut Argv, index: usize, card: &PassedCard) {
         }
         argv.device(device);
     }
+}
+
+/// The root port of a card.
+pub(crate) fn card_port(index: usize) -> String {
+    format!("card{index}")
+}
+
+/// A function as QEMU has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PluggedFunction {
+    /// The device's name.
+    pub(crate) id: String,
+    /// Where it is on this host.
+    pub(crate) host: PciAddress,
+    /// Its number in the guest.
+    pub(crate) number: u8,
+    /// The ids that the guest sees instead of its own.
+    pub(crate) present_as: Option<PciId>,
+}
+
+/// A card's functions as QEMU has them, in the card's order.
+pub(crate) fn functions(index: usize, card: &PassedCard) -> Vec<PluggedFunction> {
+    let numbered = card.functions.iter().zip(function_numbers(card));
+    let plugged = numbered.map(|(function, number)| PluggedFunction {
+        id: format!("{}f{number}", card_port(index)),
+        host: function.host,
+        number,
+        present_as: function.present_as,
+    });
+    plugged.collect()
 }
 
 /// The host's function numbers. A guest looks at the others only if there is a function 0, so a card without one (a virtual

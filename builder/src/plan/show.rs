@@ -153,6 +153,7 @@ fn checks_line(checks: &ChecksPlan) -> String {
     words.extend(checks.lifecycle.iter().map(|one| match one {
         Lifecycle::Reboot => "again after reboot",
         Lifecycle::ColdStart => "again after cold start",
+        Lifecycle::Replug => "again after replug",
     }));
     words.join(", ")
 }

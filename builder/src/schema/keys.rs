@@ -354,7 +354,7 @@ static CHECKS: &[Field] = &[
     ),
     key(
         "lifecycle",
-        List(&OneOf(&[word("reboot"), word("cold-start")])),
+        List(&OneOf(&[word("reboot"), word("cold-start"), word("replug")])),
         "After each of these, all of it still holds.",
     ),
     key("skip", Table(SKIP), "Checks that are left out, each with its reason."),

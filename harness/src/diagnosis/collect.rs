@@ -217,6 +217,7 @@ pub(crate) fn round_word(round: crate::evidence::Round) -> &'static str {
         Round::First => "first",
         Round::AfterReboot => "after-reboot",
         Round::AfterColdStart | Round::Cycle(_) => "after-cold-start",
+        Round::AfterReplug => "after-replug",
         Round::AfterRun => "after-run",
     }
 }

@@ -203,6 +203,8 @@ pub enum Round {
     AfterReboot,
     /// After the machine was switched off and started again.
     AfterColdStart,
+    /// After the cards were taken out of the running guest and plugged in again.
+    AfterReplug,
     /// After so many power cycles, which nothing but that was done between.
     Cycle(u32),
     /// After the machine is gone.
@@ -212,6 +214,11 @@ pub enum Round {
 impl Round {
     /// True for a round that repeats the first one.
     pub fn is_again(self) -> bool {
+        self.is_restart() || matches!(self, Self::AfterReplug)
+    }
+
+    /// True where the guest has started anew.
+    pub fn is_restart(self) -> bool {
         matches!(self, Self::AfterReboot | Self::AfterColdStart | Self::Cycle(_))
     }
 
@@ -221,6 +228,7 @@ impl Round {
             Self::First | Self::AfterRun => "".into(),
             Self::AfterReboot => " again after reboot".into(),
             Self::AfterColdStart => " again after cold start".into(),
+            Self::AfterReplug => " again after replug".into(),
             Self::Cycle(number) => format!(" again after power cycle {number}").into(),
         }
     }

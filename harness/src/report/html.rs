@@ -137,6 +137,7 @@ fn heading(round: Round) -> String {
         Round::First => String::new(),
         Round::AfterReboot => "After a reboot of the guest".into(),
         Round::AfterColdStart => "After a cold start".into(),
+        Round::AfterReplug => "After the card was taken out and plugged in again".into(),
         Round::Cycle(number) => format!("After power cycle {number}"),
         Round::AfterRun => "After the run".into(),
     }

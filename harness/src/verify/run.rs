@@ -18,6 +18,7 @@ use no43_builder::plan::{Firmware as PlannedFirmware, Lifecycle, Plan};
 use no43_host::{Inventory, kvm};
 use no43_machine::agent::ShutdownMode;
 use no43_machine::firmware::{self, Wanted};
+use no43_machine::hotplug::{self, HotplugError, UNPLUG_LIMIT};
 use no43_machine::spec::Display;
 use no43_machine::tpm::Swtpm;
 use no43_machine::{Accel, AgentError, Machine, MachineSpec, StartOptions, StopLimits, StoppedBy};
@@ -339,6 +340,7 @@ impl Run<'_, '_> {
                 break;
             }
             asked = match step {
+                Lifecycle::Replug => self.replug(&machine, subjects, spec, limits, scratch),
                 Lifecycle::Reboot => self.reboot(&machine, subjects, spec, limits, scratch),
                 Lifecycle::ColdStart => {
                     machine = self.power_cycle(machine, held, spec, scratch)?;
@@ -577,7 +579,7 @@ impl Run<'_, '_> {
         let gone = guest.gone();
         self.ended.results.extend(result.results.iter().cloned());
         let before = std::mem::replace(&mut self.boot_id, result.boot_id.clone());
-        let same_boot = round.is_again() && before.is_some() && before == self.boot_id;
+        let same_boot = round.is_restart() && before.is_some() && before == self.boot_id;
         self.marks.extend(result.marks.iter().copied());
         // the last round is the one that failed, and what it saw counts
         self.guest_facts = result.facts.clone();
@@ -624,6 +626,30 @@ impl Run<'_, '_> {
         self.recorder.end(phase, reset.as_ref().err().map(String::as_str));
         reset.map_err(|cause| Failure::new("reboot", FailureKind::Guest, cause))?;
         self.again(machine, subjects, spec, limits, scratch, Round::AfterReboot)
+    }
+
+    /// Every card out of the running guest, and in again.
+    fn replug(
+        &mut self,
+        machine: &Machine,
+        subjects: &[Subject],
+        spec: &MachineSpec,
+        limits: Limits,
+        scratch: &Scratch,
+    ) -> Result<(), Failure> {
+        let phase = self.recorder.begin(
+            "replug",
+            Some(UNPLUG_LIMIT),
+            "the guest lets go of every function of a card, then finds them again",
+        );
+        let mut cards = spec.cards.iter().enumerate();
+        let done = cards.try_for_each(|(index, card)| {
+            hotplug::unplug_card(machine, index, card, UNPLUG_LIMIT)?;
+            hotplug::plug_card(machine, index, card)
+        });
+        self.recorder.end(phase, done.as_ref().err().map(ToString::to_string).as_deref());
+        done.map_err(|error| Failure::new("replug", replug_blame(&error), error.to_string()))?;
+        self.again(machine, subjects, spec, limits, scratch, Round::AfterReplug)
     }
 
     fn wait_reset(
@@ -762,6 +788,14 @@ fn blame(exit: &no43_machine::Exit) -> FailureKind {
     match exit.reason.as_deref() {
         Some("guest-panic") => FailureKind::Guest,
         _ => FailureKind::Host,
+    }
+}
+
+/// A guest that keeps a card is a fault of the guest; what QEMU refuses is not.
+fn replug_blame(error: &HotplugError) -> FailureKind {
+    match error {
+        HotplugError::Qmp { .. } => FailureKind::Host,
+        HotplugError::Refused { .. } | HotplugError::TimedOut { .. } => FailureKind::Guest,
     }
 }
 

@@ -26,6 +26,7 @@ impl Rules<'_> {
         };
         let lifecycle = |word: &String| match word.as_str() {
             "reboot" => Lifecycle::Reboot,
+            "replug" => Lifecycle::Replug,
             _ => Lifecycle::ColdStart,
         };
         ChecksPlan {

@@ -143,7 +143,7 @@ pub(super) const ROWS: &[Row] = &[
         cause: "the card was not reset between two owners: it works once, and not again",
         fix: "switch the host off and on; then bind all functions of the card, so that its bus can be reset (no43 doctor)",
         speaks_for: &[
-            is("run.round", &["after-reboot", "after-cold-start", "cycle"]).weighs(4),
+            is("run.round", &["after-reboot", "after-cold-start", "after-replug"]).weighs(4),
             says("host.says", &["vfio_bar_restore", "reset recovery"]).weighs(5),
             is("host.reset-methods", &["pm", "none"]).weighs(3),
         ],

@@ -22,6 +22,7 @@ pub use own::Ran;
 pub use picture::is_placeholder;
 pub use seams::{Capability, Complaints, Eye, Guest, HostEye};
 pub use subject::{Subject, SubjectFunction};
+pub(crate) use work::{DESKTOP, DESKTOP_FOLDER};
 
 use crate::diagnosis::{Facts, Mark, facts_of_report, is_windows};
 use crate::evidence::{CheckResult, Fact, Outcome, Recorder, Round};

@@ -18,7 +18,7 @@ const METRICS_LIMIT: u64 = 64 << 10;
 /// Most numbers out of it.
 const METRICS_COUNT: usize = 64;
 /// A picture that comes out.
-const PICTURE_LIMIT: u64 = 16 << 20;
+pub(super) const PICTURE_LIMIT: u64 = 16 << 20;
 /// Widest and highest picture.
 const PICTURE_SIDE: u32 = 8192;
 /// For the helpers around the command.
@@ -213,7 +213,8 @@ fn pictures(check: &OwnCheck, asking: &mut Asking<'_, '_>) -> Vec<Result<String,
     all
 }
 
-fn decode(bytes: &[u8]) -> Result<image::RgbImage> {
+/// Foreign bytes become a picture here and nothing else: what is kept is written anew.
+pub(super) fn decode(bytes: &[u8]) -> Result<image::RgbImage> {
     let mut reader = image::ImageReader::with_format(std::io::Cursor::new(bytes), image::ImageFormat::Png);
     let mut limits = image::Limits::default();
     limits.max_image_width = Some(PICTURE_SIDE);

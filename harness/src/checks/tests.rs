@@ -85,7 +85,7 @@ pub(super) struct FakeGuest {
     report: Report,
     work: WorkReport,
     painted: Option<u64>,
-    files: HashMap<String, Vec<u8>>,
+    pub(super) files: HashMap<String, Vec<u8>>,
 }
 
 impl FakeGuest {

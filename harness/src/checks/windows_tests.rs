@@ -54,10 +54,19 @@ fn ask(
     }
     let report = parse_report(report.to_string().as_bytes()).unwrap();
     let work: WorkReport = serde_json::from_value(work).unwrap();
+    let (text, kind, _) = ask_guest(FakeGuest::new(report, work), host, choice);
+    (text, kind)
+}
+
+/// The same of any guest; the last answer is what was kept.
+fn ask_guest(
+    mut guest: FakeGuest,
+    host: Complaints,
+    choice: &Choice,
+) -> (String, Option<FailureKind>, Vec<String>) {
     let root = tempfile::tempdir().unwrap();
     let mut sink = |_: &Record| {};
     let mut recorder = Recorder::new(RunDir::create(root.path(), "test").unwrap(), &mut sink);
-    let mut guest = FakeGuest::new(report, work);
     let mut host = QuietHost(host);
     let mut asking = Asking {
         guest: &mut guest,
@@ -96,7 +105,8 @@ fn ask(
         let first = diagnose(&facts).into_iter().next().map_or("none".into(), |f| f.id);
         text.push_str(&format!("\ncause: {first}"));
     }
-    (text, result.failure.map(|(_, kind)| kind))
+    let kept = result.results.iter().flat_map(|result| result.evidence.clone()).collect();
+    (text, result.failure.map(|(_, kind)| kind), kept)
 }
 
 fn works() -> Value {
@@ -105,6 +115,26 @@ fn works() -> Value {
         {"name": "cuda-copy", "outcome": "passed", "adapter": {"name": "NVIDIA GeForce RTX 3070", "id": "10de:2484"}, "metrics": [{"name": "copy-to-card", "value": 11_800_000_000_u64, "unit": "bytes/s"}]},
         {"name": "optix-trace", "outcome": "skipped", "cause": "no-library", "reason": "nvoptix.dll is not here"},
     ]})
+}
+
+#[test]
+fn a_desktop_comes_out_as_a_picture_and_as_nothing_else() {
+    let card = json!({"name": "NVIDIA GeForce RTX 3070", "id": "10de:2484"});
+    let work = json!({"version": 1, "results": [
+        {"name": "desktop-picture", "outcome": "passed", "adapter": card, "picture": "../../etc/passwd"},
+    ]});
+    let guest = |bytes: Vec<u8>| {
+        let report = parse_report(REPORT.as_bytes()).unwrap();
+        let mut guest = FakeGuest::new(report, serde_json::from_value(work.clone()).unwrap());
+        guest.files.insert(r"C:\Windows\Temp\desktop.png".into(), bytes);
+        ask_guest(guest, Complaints::default(), &Choice::default())
+    };
+    let mut png = std::io::Cursor::new(Vec::new());
+    image::RgbImage::new(4, 3).write_to(&mut png, image::ImageFormat::Png).unwrap();
+    let (text, _, kept) = guest(png.into_inner());
+    assert!(text.contains("✔ work: desktop-picture"), "{text}");
+    assert!(kept.len() == 1 && kept[0].starts_with("frames/"), "{kept:?}");
+    assert!(guest(b"MZ, no picture".to_vec()).2.is_empty());
 }
 
 fn seen(changes: &[(&str, Value)]) -> String {

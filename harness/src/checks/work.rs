@@ -1,9 +1,18 @@
 //! 'work': the card does work whose answers are known; a software adapter is never counted as the card.
 
+use super::own::{PICTURE_LIMIT, decode};
 use super::{Answer, Asking, Subject};
 use crate::words;
 use no43_builder::plan::WorkWish;
 use no43_guest::work::{WORK, WorkOutcome, WorkReport, WorkResult};
+use std::time::Duration;
+
+/// The piece of work that takes a picture of Windows' desktop.
+pub(crate) const DESKTOP: &str = "desktop-picture";
+/// Where it leaves the picture: a folder that every Windows has, and that others cannot list.
+pub(crate) const DESKTOP_FOLDER: &str = r"C:\Windows\Temp";
+const DESKTOP_FILE: &str = r"C:\Windows\Temp\desktop.png";
+const REMOVE_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) fn ask(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
     let only = chosen(&asking.work);
@@ -16,6 +25,12 @@ pub(super) fn ask(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
     match asking.guest.work(&card.video().guest, &only) {
         Ok(report) => {
             let mut answer = judge(card, &report, &asking.work, expected);
+            if let Some(desktop) = desktop(asking, &report) {
+                match desktop {
+                    Ok(file) => answer.evidence.push(file),
+                    Err(why) => answer = answer.details([why]),
+                }
+            }
             let adapters = report.results.iter().filter_map(|result| result.adapter.as_ref());
             adapters.for_each(|adapter| answer.noticed.add("guest.adapter", &adapter.name));
             answer
@@ -26,6 +41,23 @@ pub(super) fn ask(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
         ),
         Err(error) => Answer::broken(expected, format!("{error:#}")),
     }
+}
+
+/// The picture of a desktop that a guest's program has left for us, kept and removed in the guest.
+fn desktop(asking: &mut Asking<'_, '_>, report: &WorkReport) -> Option<Result<String, String>> {
+    report.results.iter().find(|result| result.name == DESKTOP && result.picture.is_some())?;
+    let picture = asking.guest.fetch(DESKTOP_FILE, PICTURE_LIMIT).and_then(|bytes| decode(&bytes));
+    // a person's desktop is nobody else's business
+    let remove = ["cmd.exe", "/c", "del", "/q", DESKTOP_FILE].map(str::to_owned);
+    let _ = asking.guest.run(&remove, REMOVE_LIMIT);
+    Some(picture.map_err(|error| format!("no picture of the desktop: {error:#}")).and_then(|picture| {
+        let file = asking.recorder.frame(
+            "desktop",
+            "the desktop that the card shows, as the guest sees it",
+            &picture,
+        );
+        file.ok_or_else(|| "the picture of the desktop could not be kept".into())
+    }))
 }
 
 /// The rows of the guest program's table that a recipe's words stand for: `cuda` is all that begins with it.

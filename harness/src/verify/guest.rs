@@ -1,6 +1,6 @@
 //! The running guest as the checks ask it: `no43-guest` through the guest agent.
 
-use crate::checks::{Guest, Ran};
+use crate::checks::{DESKTOP, DESKTOP_FOLDER, Guest, Ran};
 use crate::words;
 use anyhow::{Context as _, Result, bail};
 use no43_guest::protocol::{MESSAGE_LIMIT, Painted, Report, parse_painted, parse_report};
@@ -103,6 +103,9 @@ impl Guest for LiveGuest<'_> {
         let program = self.program();
         let mut argv = vec![program.as_str(), "work", "--json", "--adapter", card];
         argv.extend(only.iter().flat_map(|name| ["--only", name]));
+        if only.contains(&DESKTOP) {
+            argv.extend(["--out", DESKTOP_FOLDER]);
+        }
         let limits = ExecLimits::within(WORK_LIMIT.max(self.limit));
         let output =
             self.agent.exec(&argv, &limits).context("failed to run 'no43-guest work' in the guest")?;

@@ -15,6 +15,10 @@ use super::{Bench, Figure, columns, timed};
 
 /// A guest without a card, so that no lab is needed.
 const RECIPE: &str = "extends = \"lab-guest.toml\"\ncard = []\n[checks]\ncard = false\ndriver = false\nconnector = false\npicture = false\nlifecycle = []\n";
+/// Pairs of a start by us and one by hand.
+const STARTS: usize = 50;
+/// In so many of them the supervisor comes to rest, and its memory is measured.
+const RESTS: usize = 10;
 const ROUNDS: usize = 20;
 const JOBS: usize = 5;
 /// What a person writes to QEMU to know that the guest runs.
@@ -47,12 +51,14 @@ pub(super) fn keep(b: &Bench<'_>) -> Result<Vec<Figure>> {
 fn starts(machines: &Machines<'_>) -> Result<Vec<Figure>> {
     let (mut ours, mut peer, mut memory) = (Vec::new(), Vec::new(), Vec::new());
     // the first pair warms up
-    for round in 0..=ROUNDS {
-        let run = machines.run()?;
+    for round in 0..=STARTS {
+        let run = machines.run(if (1..=RESTS).contains(&round) { REST } else { Duration::ZERO })?;
         let by_hand = machines.by_hand(&run.argv)?;
         if round > 0 {
             ours.push(run.started_ms);
             peer.push(by_hand);
+        }
+        if (1..=RESTS).contains(&round) {
             memory.push(run.supervisor_mib);
         }
     }
@@ -91,22 +97,23 @@ impl Machines<'_> {
         command
     }
 
-    fn run(&self) -> Result<Run> {
+    /// With a pause before the memory is measured.
+    fn run(&self, rest: Duration) -> Result<Run> {
         let began = Instant::now();
         let mut command = self.no43(&["--json", "run", "--name", "keep", "recipes/keep.toml"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        let measured = self.measure(&mut child, began);
+        let measured = self.measure(&mut child, began, rest);
         timed(&mut self.no43(&["stop", "--force", "keep"])).context("failed to stop the machine")?;
         child.wait()?;
         measured
     }
 
-    fn measure(&self, child: &mut Child, began: Instant) -> Result<Run> {
+    fn measure(&self, child: &mut Child, began: Instant, rest: Duration) -> Result<Run> {
         let lines = BufReader::new(child.stdout.take().context("no output to read")?).lines();
         let started = lines.map_while(std::io::Result::ok).find(|line| line.contains("\"started\""));
         let started_ms = began.elapsed().as_secs_f64() * 1000.0;
         let line = started.context("no43 run did not tell of a start")?;
-        std::thread::sleep(REST);
+        std::thread::sleep(rest);
         let event: Value = serde_json::from_str(&line)?;
         let qemu = event.get("pid").and_then(Value::as_u64).with_context(|| format!("no pid in {line}"))?;
         let note = self.state.join("m/keep/run.json");

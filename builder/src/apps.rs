@@ -106,14 +106,14 @@ pub static APPS: &[App] = &[
         file: Some("looking-glass-idd-setup.exe"),
         arguments: &["/S", "/ivshmem"],
         done: &[],
-        // the release's own names for its helper were not found in a document: nothing is asserted that is not known
-        services: &[],
-        asked: &[],
+        services: &[Service { name: "LGIddHelper", running: false }],
+        asked: &["sc.exe", "query", "LGIddHelper"],
         says: None,
         from: "https://looking-glass.io/downloads",
         by_hand: None,
         wants_sign_in: false,
-        source: "Looking Glass, doc/install_idd.rst",
+        source: "Looking Glass, doc/install_idd.rst; the service as its installer (idd/installer.nsi) asks for it, that it starts by \
+                 itself as users tell",
     },
 ];
 

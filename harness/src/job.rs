@@ -188,7 +188,7 @@ impl Running<'_> {
     fn work(&mut self, job: &Job) -> Step<u8> {
         let agent = Agent::on_socket(self.runs.dirs(self.name).agent_socket());
         let broken = |error: AgentError| guest(error.to_string());
-        let linux = agent.os_info().map_err(broken)?.id.as_deref() != Some("mswindows");
+        let linux = !agent.is_windows().map_err(broken)?;
         if job.secrets && linux {
             helper(&agent, &["/bin/sh", "-c", MOUNT, "no43-job", SECRETS])?;
         }

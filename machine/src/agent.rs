@@ -218,6 +218,14 @@ impl Agent {
         self.execute(&qapi::qga::guest_get_osinfo {}, COMMAND_LIMIT)
     }
 
+    /// Whether Windows answers.
+    ///
+    /// # Errors
+    /// [`AgentError`].
+    pub fn is_windows(&self) -> Result<bool, AgentError> {
+        Ok(self.os_info()?.id.as_deref() == Some("mswindows"))
+    }
+
     /// Sets the guest's clock to the host's. After a restore it stands where it was saved.
     ///
     /// The agent's own command needs `/sbin/hwclock`, which Debian 12 has in a package of its own; where it is refused,

@@ -69,7 +69,7 @@ fn computer_name(instance: &str) -> Option<String> {
 
 /// Gives it. The answer says of each field whether it is so now.
 fn give(agent: &Agent, request: &FirstStart) -> Result<FirstStarted, String> {
-    let windows = agent.os_info().is_ok_and(|os| os.id.as_deref() == Some("mswindows"));
+    let windows = agent.is_windows().unwrap_or(false);
     let program = if windows { WINDOWS_PROGRAM } else { "no43-guest" };
     let input = serde_json::to_vec(request).map_err(|error| error.to_string())?;
     let limit = if request.parsec_team.is_some() { LIMIT + INSTALLER_LIMIT } else { LIMIT };

@@ -126,11 +126,9 @@ impl<'a> Watch<'a> {
                 Err(_) => None,
             };
             // where a drive of Windows goes is that guest's own business
-            let linux = |agent: &no43_machine::Agent| {
-                agent.os_info().is_ok_and(|os| os.id.as_deref() != Some("mswindows"))
-            };
+            let linux = || agent.is_windows().is_ok_and(|windows| !windows);
             let mounts = !kept.is_empty() || !shares.is_empty();
-            if after.is_some() && mounts && linux(&agent) {
+            if after.is_some() && mounts && linux() {
                 for (serial, name) in &kept {
                     if let Err(why) = super::kept_disks::prepare(&agent, serial, name) {
                         shared.hub.warn(format!("disk '{name}' is not mounted in the guest: {why}"));

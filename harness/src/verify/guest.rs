@@ -46,10 +46,7 @@ impl<'a> LiveGuest<'a> {
     /// Where our program is in this guest.
     fn program(&mut self) -> String {
         let agent = &self.agent;
-        let usual = || {
-            let os = agent.os_info().ok().and_then(|os| os.id);
-            if os.as_deref() == Some("mswindows") { WINDOWS_PROGRAM } else { PROGRAM }.to_owned()
-        };
+        let usual = || if agent.is_windows().unwrap_or(false) { WINDOWS_PROGRAM } else { PROGRAM }.to_owned();
         self.program.get_or_insert_with(usual).clone()
     }
 

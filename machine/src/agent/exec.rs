@@ -175,7 +175,7 @@ impl Agent {
     /// [`AgentError`].
     pub fn kill_program(&self, pid: GuestPid) -> Result<ExecOutput, AgentError> {
         let number = pid.to_string();
-        let windows = self.os_info()?.id.as_deref() == Some("mswindows");
+        let windows = self.is_windows()?;
         let argv: &[&str] =
             if windows { &["taskkill", "/F", "/T", "/PID", &number] } else { &["kill", "-KILL", &number] };
         self.exec(argv, &ExecLimits::within(COMMAND_LIMIT))

@@ -171,7 +171,7 @@ impl Machines<'_> {
 
     /// The job's command as the first one of a guest that has just started, where each program is still read from the disk.
     fn command_by_hand(&self) -> Result<f64> {
-        let mut command = self.no43(&["--json", "run", "--ephemeral", "--name", "hand", "recipes/keep.toml"]);
+        let mut command = self.no43(&["--json", "run", "--name", "hand", "recipes/keep.toml"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().context("no output to read")?).lines();
         let ready = lines.by_ref().map_while(std::io::Result::ok).any(|line| line.contains("\"ready\""));
@@ -179,8 +179,9 @@ impl Machines<'_> {
         let stopped =
             timed(&mut self.no43(&["stop", "--force", "hand"])).context("failed to stop the machine");
         child.wait()?;
+        let removed = timed(&mut self.no43(&["instance", "rm", "--yes", "hand"]));
         // why there was no time says more than that there was nothing to stop
-        time.and_then(|time| stopped.map(|_| time))
+        time.and_then(|time| stopped.and(removed).map(|_| time))
     }
 
     /// From the question to the answer that tells of the program's end, in milliseconds.

@@ -201,8 +201,8 @@ fn chosen(args: &Args, context: &Context) -> Result<Option<Chosen>, Failure> {
     if !alone {
         return Ok(Some(Chosen { recipe: args.recipe.recipe.clone(), image }));
     }
-    let built = store.roots().or_exit(exit_codes::STORE)?.into_iter().find(|(_, keys)| keys.contains(&key));
-    let Some((recipe, _)) = built else {
+    let mut recipes = store.recipes_of(&key).or_exit(exit_codes::STORE)?.into_iter();
+    let Some(recipe) = recipes.next() else {
         let (short, of) = (key.short(), &image.manifest.recipe);
         let what = format!(
             "no recipe that is here has image {short} as its newest (its recipe was called '{of}')\n  fix   no43 verify RECIPE --image {short}"
@@ -210,6 +210,12 @@ fn chosen(args: &Args, context: &Context) -> Result<Option<Chosen>, Failure> {
         return Err(Failure::new(exit_codes::STORE, what));
     };
     eprintln!("  recipe   {}: how image {} is started and what is asked", recipe.display(), key.short());
+    if let Some(other) = recipes.next() {
+        eprintln!(
+            "           others have this image, too, such as {}: no43 verify RECIPE --image KEY",
+            other.display()
+        );
+    }
     Ok(Some(Chosen { recipe, image }))
 }
 

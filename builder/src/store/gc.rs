@@ -159,6 +159,20 @@ impl Store {
         Ok(self.read_roots()?.into_iter().map(|root| (root.recipe, root.keys)).collect())
     }
 
+    /// The recipes that have this image: what was built here, and is there still. The one that came to it last is first.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn recipes_of(&self, key: &Key) -> Result<Vec<PathBuf>, StoreError> {
+        let of_recipe = |root: &Root| root.instance.is_none() && root.keys.contains(key);
+        let since =
+            |recipe: &PathBuf| fs::metadata(self.root_of(recipe)).and_then(|facts| facts.modified()).ok();
+        let roots = self.read_roots()?.into_iter().filter(of_recipe);
+        let mut recipes: Vec<PathBuf> = roots.map(|root| root.recipe).collect();
+        recipes.sort_by_cached_key(|recipe| std::cmp::Reverse(since(recipe)));
+        Ok(recipes)
+    }
+
     fn read_roots(&self) -> Result<Vec<Root>, StoreError> {
         let dir = self.dir.join("roots");
         let mut roots = Vec::new();

@@ -196,6 +196,23 @@ fn gc_keeps_what_recipes_that_exist_were_built_from() {
 }
 
 #[test]
+fn of_several_recipes_with_an_image_the_last_comes_first_and_instances_are_none() {
+    let (dir, store) = store();
+    publish(&store, 1, None);
+    let files = ["b.toml", "a.toml", "instance.json", "c.toml"].map(|name| dir.path().join(name));
+    files.iter().for_each(|file| std::fs::write(file, "x").unwrap());
+    let [first, last, record, other] = &files;
+    store.keep_for(first, &[key(1)], false).unwrap();
+    store.keep_for_instance("play", record, &[key(1)]).unwrap();
+    store.keep_for(other, &[key(2)], false).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(20)); // a file system's clock is coarse
+    store.keep_for(last, &[key(1)], false).unwrap();
+    let found = store.recipes_of(&key(1)).unwrap();
+    let names: Vec<_> = found.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+    assert_eq!(names, ["a.toml", "b.toml"]);
+}
+
+#[test]
 fn keys_can_be_abbreviated() {
     let (_dir, store) = store();
     publish(&store, 1, None);

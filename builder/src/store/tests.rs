@@ -200,7 +200,7 @@ fn of_several_recipes_with_an_image_the_last_comes_first_and_instances_are_none(
     let (dir, store) = store();
     publish(&store, 1, None);
     let files = ["b.toml", "a.toml", "instance.json", "c.toml"].map(|name| dir.path().join(name));
-    files.iter().for_each(|file| std::fs::write(file, "x").unwrap());
+    files.iter().for_each(|file| fs::write(file, "x").unwrap());
     let [first, last, record, other] = &files;
     store.keep_for(first, &[key(1)], false).unwrap();
     store.keep_for_instance("play", record, &[key(1)]).unwrap();

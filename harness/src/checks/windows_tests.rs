@@ -58,12 +58,12 @@ fn ask(
     (text, kind)
 }
 
-/// The same of any guest; the last answer is what was kept.
+/// The same of any guest; the last answer is every result.
 fn ask_guest(
     mut guest: FakeGuest,
     host: Complaints,
     choice: &Choice,
-) -> (String, Option<FailureKind>, Vec<String>) {
+) -> (String, Option<FailureKind>, Vec<CheckResult>) {
     let root = tempfile::tempdir().unwrap();
     let mut sink = |_: &Record| {};
     let mut recorder = Recorder::new(RunDir::create(root.path(), "test").unwrap(), &mut sink);
@@ -105,8 +105,7 @@ fn ask_guest(
         let first = diagnose(&facts).into_iter().next().map_or("none".into(), |f| f.id);
         text.push_str(&format!("\ncause: {first}"));
     }
-    let kept = result.results.iter().flat_map(|result| result.evidence.clone()).collect();
-    (text, result.failure.map(|(_, kind)| kind), kept)
+    (text, result.failure.map(|(_, kind)| kind), result.results)
 }
 
 fn works() -> Value {
@@ -127,14 +126,17 @@ fn a_desktop_comes_out_as_a_picture_and_as_nothing_else() {
         let report = parse_report(REPORT.as_bytes()).unwrap();
         let mut guest = FakeGuest::new(report, serde_json::from_value(work.clone()).unwrap());
         guest.files.insert(r"C:\Windows\Temp\desktop.png".into(), bytes);
-        ask_guest(guest, Complaints::default(), &Choice::default())
+        let (_, _, results) = ask_guest(guest, Complaints::default(), &Choice::default());
+        results.into_iter().find(|result| result.check == "work").unwrap()
     };
     let mut png = std::io::Cursor::new(Vec::new());
     image::RgbImage::new(4, 3).write_to(&mut png, image::ImageFormat::Png).unwrap();
-    let (text, _, kept) = guest(png.into_inner());
-    assert!(text.contains("✔ work: desktop-picture"), "{text}");
-    assert!(kept.len() == 1 && kept[0].starts_with("frames/"), "{kept:?}");
-    assert!(guest(b"MZ, no picture".to_vec()).2.is_empty());
+    let good = guest(png.into_inner());
+    assert!(good.passed() && good.evidence.len() == 1, "{good:?}");
+    assert!(good.evidence[0].starts_with("frames/") && good.details.len() == 1, "{good:?}");
+    let bad = guest(b"MZ, no picture".to_vec());
+    assert!(bad.evidence.is_empty() && bad.details[0].starts_with("desktop-picture: passed"), "{bad:?}");
+    assert!(bad.details[1].starts_with("no picture of the desktop"), "{bad:?}");
 }
 
 fn seen(changes: &[(&str, Value)]) -> String {

@@ -25,12 +25,9 @@ pub(super) fn ask(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
     match asking.guest.work(&card.video().guest, &only) {
         Ok(report) => {
             let mut answer = judge(card, &report, &asking.work, expected);
-            if let Some(desktop) = desktop(asking, &report) {
-                match desktop {
-                    Ok(file) => answer.evidence.push(file),
-                    Err(why) => answer = answer.details([why]),
-                }
-            }
+            let (file, problems) = desktop(asking, &report);
+            answer.evidence.extend(file);
+            answer.details.extend(problems);
             let adapters = report.results.iter().filter_map(|result| result.adapter.as_ref());
             adapters.for_each(|adapter| answer.noticed.add("guest.adapter", &adapter.name));
             answer
@@ -43,21 +40,25 @@ pub(super) fn ask(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
     }
 }
 
-/// The picture of a desktop that a guest's program has left for us, kept and removed in the guest.
-fn desktop(asking: &mut Asking<'_, '_>, report: &WorkReport) -> Option<Result<String, String>> {
-    report.results.iter().find(|result| result.name == DESKTOP && result.picture.is_some())?;
+/// The picture of a desktop that a guest's program has left for us: where it is kept, and what went wrong.
+fn desktop(asking: &mut Asking<'_, '_>, report: &WorkReport) -> (Option<String>, Vec<String>) {
+    if !report.results.iter().any(|result| result.name == DESKTOP && result.picture.is_some()) {
+        return (None, Vec::new());
+    }
+    let mut problems = Vec::new();
     let picture = asking.guest.fetch(DESKTOP_FILE, PICTURE_LIMIT).and_then(|bytes| decode(&bytes));
     // a person's desktop is nobody else's business
     let remove = ["cmd.exe", "/c", "del", "/q", DESKTOP_FILE].map(str::to_owned);
-    let _ = asking.guest.run(&remove, REMOVE_LIMIT);
-    Some(picture.map_err(|error| format!("no picture of the desktop: {error:#}")).and_then(|picture| {
-        let file = asking.recorder.frame(
-            "desktop",
-            "the desktop that the card shows, as the guest sees it",
-            &picture,
-        );
+    if !asking.guest.run(&remove, REMOVE_LIMIT).is_ok_and(|ran| ran.code == Some(0)) {
+        problems.push(format!("the picture of the desktop may still be in the guest: {DESKTOP_FILE}"));
+    }
+    let caption = "the desktop that the card shows, as the guest sees it";
+    let kept = picture.map_err(|error| format!("no picture of the desktop: {error:#}")).and_then(|picture| {
+        let file = asking.recorder.frame("desktop", caption, &picture);
         file.ok_or_else(|| "the picture of the desktop could not be kept".into())
-    }))
+    });
+    problems.extend(kept.as_ref().err().map(|why| words::clean(why)));
+    (kept.ok(), problems)
 }
 
 /// The rows of the guest program's table that a recipe's words stand for: `cuda` is all that begins with it.

@@ -359,9 +359,6 @@ pub enum Awaited {
 /// branch 465 looks for both. Any 12 letters do.
 pub const HIDDEN: &str = ",kvm=off,hv-vendor-id=no43-no43-43";
 
-/// The size of a huge page: the one that x86-64 has everywhere and that can be had while a host runs.
-pub const HUGE_PAGE_MIB: u64 = 2;
-
 /// The machine's size and kind.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MachinePlan {
@@ -379,7 +376,7 @@ pub struct MachinePlan {
     /// write raises an interrupt without its lock. The only other way, an interrupt controller outside of KVM, is gone
     /// since QEMU 8. So such a guest runs by TCG; VFIO does not mind.
     pub uefi_under_lab: bool,
-    /// Guest memory in huge pages of [`HUGE_PAGE_MIB`].
+    /// Guest memory in huge pages of [`no43_host::HUGE_PAGE_MIB`].
     #[serde(default)]
     pub hugepages: bool,
     /// The guest is not shown that it runs under KVM: for GeForce drivers older than branch 465.

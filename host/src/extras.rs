@@ -13,6 +13,8 @@ use crate::net::{MACVTAP, NetDevice, macvtap_node};
 use crate::process::ProcessRef;
 use crate::roots::read_small;
 
+/// The size of a huge page: the one that x86-64 has everywhere and that can be had while a host runs.
+pub const HUGE_PAGE_MIB: u64 = 2;
 /// The pool of pages of 2 MiB, relative to `/sys`.
 const POOL: &str = "kernel/mm/hugepages/hugepages-2048kB/nr_hugepages";
 /// Pages that nobody has, and those among them that are promised to somebody.
@@ -254,7 +256,7 @@ impl Place<'_> {
 
 /// Pages for a guest's memory.
 pub(crate) fn huge_pages_of(memory_mib: u64) -> u64 {
-    memory_mib.div_ceil(2)
+    memory_mib.div_ceil(HUGE_PAGE_MIB)
 }
 
 /// Pages that a new guest can have.

@@ -39,7 +39,7 @@ pub mod usb;
 pub use address::{ParsePciError, PciAddress, PciId};
 pub use binding::{BindError, FunctionBack, GivenBack, Limits, VfioNode};
 pub use card::{Card, CardState, Role};
-pub use extras::HugePages;
+pub use extras::{HUGE_PAGE_MIB, HugePages};
 pub use holders::Holder;
 pub use inventory::{Bar, Function, HostError, Inventory};
 pub use kvm::KvmVerdict;

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::Path;
 
-use no43_host::{PciAddress, PciId};
+use no43_host::{HUGE_PAGE_MIB, PciAddress, PciId};
 
 use crate::rundir::{RunDirs, SOCKET_PATH_MAX};
 use crate::spec::{
@@ -167,7 +167,8 @@ impl MachineSpec {
         let shared = self.shares.iter().any(|share| share.virtiofs.is_some());
         if shared || self.huge_pages {
             // taken at once: a page that is missing later would kill the guest
-            let pages = if self.huge_pages { ",hugetlb=on,hugetlbsize=2M,prealloc=on" } else { "" };
+            let pages = format!(",hugetlb=on,hugetlbsize={HUGE_PAGE_MIB}M,prealloc=on");
+            let pages = if self.huge_pages { pages.as_str() } else { "" };
             let (size, share) = (self.memory_mib, on_off(shared));
             argv.pair("-object", format!("memory-backend-memfd,id=ram,size={size}M,share={share}{pages}"));
             machine.push_str(",memory-backend=ram");

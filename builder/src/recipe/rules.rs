@@ -17,9 +17,10 @@ use super::windows::Release;
 use crate::diagnostic::{Kind, Place, Problem, Problems};
 use crate::plan::{
     Awaited, Boot, CardFunctions, CardRequest, CardRole, Console, DiskBus, DisplayPlan, Firmware,
-    HUGE_PAGE_MIB, IdentityKind, Init, SecretSource, UserPlan,
+    IdentityKind, Init, SecretSource, UserPlan,
 };
 use crate::schema::Form;
+use no43_host::HUGE_PAGE_MIB;
 
 /// Below this, no kernel that we start finds room.
 const MIN_MEMORY_MIB: u64 = 128;

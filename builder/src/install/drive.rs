@@ -237,9 +237,8 @@ fn spec(job: &Job<'_>, tpm: Option<PathBuf>, com1: &Path) -> MachineSpec {
     }
 }
 
-/// What KVM offers a Windows guest in Hyper-V's name, all of it in every kernel since 4.20: without it Windows waits for clocks and locks as if it were
-/// alone on its processors. Its stop codes come by the crash enlightenment. (QEMU's documentation, system/i386/hyperv; QEMU
-/// 10.0 on a kernel 6.1 takes them all, in the lab.)
+/// What KVM offers a Windows guest in Hyper-V's name: clocks, locks and interrupts that know of the hypervisor. Its stop codes
+/// come by the crash enlightenment. QEMU 10.0 on a kernel 6.1 takes them all (the lab's host); no Windows has run with them.
 const ENLIGHTENMENTS: &str = "hv-relaxed=on,hv-vapic=on,hv-spinlocks=0x1fff,hv-vpindex=on,hv-runtime=on,hv-time=on,hv-synic=on,hv-stimer=on,\
      hv-tlbflush=on,hv-ipi=on,hv-crash=on";
 

@@ -105,13 +105,10 @@ pub(crate) fn run(args: Args, context: &Context) -> Done {
     let mut keep = None;
     let mut chosen = chosen(&args, context)?;
     for mut recipe in args.recipes() {
-        let image = match chosen.take() {
-            Some(Chosen { recipe: of, image }) => {
-                recipe.recipe = of;
-                Some(image)
-            }
-            None => None,
-        };
+        let image = chosen.take().map(|chosen| {
+            recipe.recipe = chosen.recipe;
+            chosen.image
+        });
         let prepared = prepare(&recipe, context)?;
         let image = match image {
             Some(image) => fitting(image, &prepared.plan)?,

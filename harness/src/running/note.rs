@@ -206,6 +206,10 @@ impl Runs {
         all
     }
 
+    fn machine_runs(&self, name: &str) -> bool {
+        self.dirs(name).running_record().is_ok_and(|record| record.is_running())
+    }
+
     /// Throw-away instances whose maker died before they ran.
     fn sweep(&self, instances: &Instances) -> Vec<String> {
         instances.sweep();
@@ -215,8 +219,7 @@ impl Runs {
         let lost = all
             .into_iter()
             .filter(|one| one.record.ephemeral && dead(one.record.maker) && self.note(one.name()).is_none());
-        let runs_on = |name: &str| self.dirs(name).running_record().is_ok_and(|record| record.is_running());
-        let lost = lost.filter(|one| !runs_on(one.name()));
+        let lost = lost.filter(|one| !self.machine_runs(one.name()));
         lost.filter_map(|one| {
             let store = no43_builder::store::Store::open(Some(&one.system.store)).ok()?;
             instances.remove(&one, &store).ok()?;
@@ -230,9 +233,7 @@ impl Runs {
     fn sweep_dirs(&self, instances: &Instances) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let Ok(name) = entry.file_name().into_string() else { continue };
-            if self.note(&name).is_some()
-                || self.dirs(&name).running_record().is_ok_and(|record| record.is_running())
-            {
+            if self.note(&name).is_some() || self.machine_runs(&name) {
                 continue;
             }
             let instance = instances.get(&name).ok().flatten();

@@ -2,6 +2,7 @@
 
 use no43_builder::plan::Plan;
 use no43_builder::store::Store;
+use no43_host::{ProcessRef, Roots};
 use no43_machine::spec::SerialPort;
 use no43_machine::{Machine, MachineSpec};
 use std::io;
@@ -10,7 +11,7 @@ use std::path::Path;
 use super::cards::Held;
 use super::spec::Scratch;
 use crate::instance::{Instance, Instances, now};
-use crate::running::{self, Left, RunNote, Runs, Stage};
+use crate::running::{self, RunNote, Runs, Stage};
 
 /// Where the machine of a run is if a failure keeps it.
 #[derive(Debug, Clone)]
@@ -50,12 +51,19 @@ impl Keep {
         spec.ports.push(SerialPort { name: running::SHELL_PORT.into(), socket });
     }
 
-    /// Lets go of machine and cards, and writes down who has them now: nobody, until a supervisor takes them over.
-    pub(super) fn leave(&self, machine: &mut Machine, held: &Held, plan: &Plan) -> io::Result<()> {
+    /// Lets go of the machine, and writes it down as one that this process watches: nobody else takes it over before its
+    /// cards' lease is free, unless this process dies.
+    pub(super) fn leave(
+        &self,
+        machine: &mut Machine,
+        held: &Held,
+        plan: &Plan,
+        roots: &Roots,
+    ) -> io::Result<()> {
         self.runs.write_note(&RunNote {
             name: self.instance.name().to_owned(),
             instances: self.instances.dir().to_owned(),
-            supervisor: no43_host::ProcessRef::NOBODY,
+            supervisor: ProcessRef::current(roots),
             lease: Some(held.lease_id().to_owned()),
             began: now(),
             stage: Stage::Running,
@@ -83,11 +91,9 @@ impl Keep {
             self.instances.remove(&self.instance, store).map_err(|error| error.to_string())?;
             return Ok(None);
         }
-        let taken = self.runs.adopt(no43, &name);
-        match (taken, self.runs.row(&name).map(|row| row.left)) {
-            // another command may have been quicker
-            (Ok(()), _) | (_, Some(Left::Watched)) => Ok(Some(name)),
-            (Err(why), _) => Err(format!("'{name}' runs on and nobody watches it: {why}")),
+        match self.runs.adopt(no43, &name) {
+            Ok(()) => Ok(Some(name)),
+            Err(why) => Err(format!("'{name}' runs on and nobody watches it: {why}")),
         }
     }
 }

@@ -1,5 +1,8 @@
 //! One run: lease, bind, start, check, restart, check again, stop, give back.
 
+mod lifecycle;
+
+use self::lifecycle::Stand;
 use super::cards::{self, Held};
 use super::eye::LabEye;
 use super::guest::{LiveGuest, exit_words};
@@ -14,21 +17,15 @@ use crate::stop::Stop;
 use crate::verdict::{FailureKind, Verdict};
 use crate::{driver_lock, words};
 use no43_builder::image::Image;
-use no43_builder::plan::{Firmware as PlannedFirmware, Lifecycle, Plan};
+use no43_builder::plan::{Firmware as PlannedFirmware, Plan};
 use no43_host::{Inventory, kvm};
-use no43_machine::agent::ShutdownMode;
 use no43_machine::firmware::{self, Wanted};
-use no43_machine::hotplug::{self, HotplugError, UNPLUG_LIMIT};
 use no43_machine::spec::Display;
 use no43_machine::tpm::Swtpm;
 use no43_machine::{Accel, AgentError, Machine, MachineSpec, StartOptions, StopLimits, StoppedBy};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// From the request to restart to QEMU's RESET: the guest stops its services first.
-const REBOOT_LIMIT: Duration = Duration::from_secs(180);
-/// The same after the agent has refused the request.
-const REFUSED_LIMIT: Duration = Duration::from_secs(30);
 /// For an orderly shutdown; the disk is thrown away, so a guest that takes longer is switched off with a note.
 const SHUTDOWN_LIMIT: Duration = Duration::from_secs(90);
 /// Phases that end before there is a QEMU that could say something.
@@ -323,7 +320,7 @@ impl Run<'_, '_> {
         if self.stop.is_set() { Err(Failure::interrupted(place)) } else { Ok(()) }
     }
 
-    /// Starts QEMU, asks everything, stops QEMU; a cold start does it once more with the same disk.
+    /// Starts QEMU, asks everything in every round, stops QEMU.
     fn with_machine(
         &mut self,
         held: &mut Held,
@@ -333,33 +330,8 @@ impl Run<'_, '_> {
         scratch: &Scratch,
     ) -> Result<(), Failure> {
         let limits = limits(accel, self.eye().is_some());
-        let mut machine = self.start(held, spec, scratch)?;
-        let mut asked = self.again(&machine, subjects, spec, limits, scratch, Round::First);
-        for step in self.plan.checks.lifecycle.clone() {
-            if asked.is_err() || self.ended.failure.is_some() || self.stop.is_set() {
-                break;
-            }
-            asked = match step {
-                Lifecycle::Replug => self.replug(&machine, subjects, spec, limits, scratch),
-                Lifecycle::Reboot => self.reboot(&machine, subjects, spec, limits, scratch),
-                Lifecycle::ColdStart => {
-                    machine = self.power_cycle(machine, held, spec, scratch)?;
-                    self.again(&machine, subjects, spec, limits, scratch, Round::AfterColdStart)
-                }
-            };
-        }
-        for cycle in 1..=self.options.cycles {
-            if asked.is_err() || self.ended.failure.is_some() || self.stop.is_set() {
-                break;
-            }
-            machine = self.power_cycle(machine, held, spec, scratch)?;
-            asked = self.again(&machine, subjects, spec, limits, scratch, Round::Cycle(cycle));
-            if asked.is_err() && !self.stop.is_set() {
-                let cycles = self.options.cycles;
-                self.ended.unstable =
-                    Some(format!("right {cycle} times, then not after power cycle {cycle} of {cycles}"));
-            }
-        }
+        let machine = self.start(held, spec, scratch)?;
+        let (machine, asked) = self.rounds(machine, held, Stand { spec, subjects, limits, scratch })?;
         if let Err(failure) = &asked {
             self.ended.fail(failure.clone());
         }
@@ -373,7 +345,7 @@ impl Run<'_, '_> {
 
     /// The machine stays as it is, with its cards.
     fn leave(&mut self, keep: &Keep, mut machine: Machine, held: &Held, scratch: &Scratch) {
-        if let Err(why) = keep.leave(&mut machine, held, self.plan) {
+        if let Err(why) = keep.leave(&mut machine, held, self.plan, &self.options.roots) {
             self.recorder
                 .note(format!("the machine cannot be kept, nothing can be written down of it: {why}"), true);
             return self.shut_down(&machine, scratch);
@@ -384,34 +356,6 @@ impl Run<'_, '_> {
         self.left = true;
         self.keep_logs(&machine, scratch);
         self.recorder.note(format!("the machine and its card are kept as '{}'", keep.instance.name()), true);
-    }
-
-    /// Switches off and on, with the same disk.
-    fn power_cycle(
-        &mut self,
-        machine: Machine,
-        held: &mut Held,
-        spec: &MachineSpec,
-        scratch: &Scratch,
-    ) -> Result<Machine, Failure> {
-        self.shut_down(&machine, scratch);
-        drop(machine);
-        self.start(held, spec, scratch)
-    }
-
-    /// The same checks once more.
-    fn again(
-        &mut self,
-        machine: &Machine,
-        subjects: &[Subject],
-        spec: &MachineSpec,
-        limits: Limits,
-        scratch: &Scratch,
-        round: Round,
-    ) -> Result<(), Failure> {
-        self.ready(machine, spec, scratch)?;
-        self.keep_driver(machine);
-        self.round(machine, subjects, limits, round).map(drop)
     }
 
     fn start(&mut self, held: &mut Held, spec: &MachineSpec, scratch: &Scratch) -> Result<Machine, Failure> {
@@ -602,80 +546,6 @@ impl Run<'_, '_> {
         failure.map_or(Ok(result), Err)
     }
 
-    fn reboot(
-        &mut self,
-        machine: &Machine,
-        subjects: &[Subject],
-        spec: &MachineSpec,
-        limits: Limits,
-        scratch: &Scratch,
-    ) -> Result<(), Failure> {
-        let phase = self.recorder.begin(
-            "reboot",
-            Some(REBOOT_LIMIT),
-            "from the request to the machine's RESET: the guest stops its services first",
-        );
-        let events = machine.subscribe();
-        let asked = machine.agent().shutdown(ShutdownMode::Reboot);
-        // a guest on its way down ends its helpers first, so a refusal may only mean that it has begun
-        let limit = if asked.is_ok() { REBOOT_LIMIT } else { REFUSED_LIMIT };
-        let reset = self.wait_reset(machine, &events, limit).map_err(|cause| match asked {
-            Ok(()) => cause,
-            Err(refusal) => format!("{cause}; its agent had said: {refusal}"),
-        });
-        self.recorder.end(phase, reset.as_ref().err().map(String::as_str));
-        reset.map_err(|cause| Failure::new("reboot", FailureKind::Guest, cause))?;
-        self.again(machine, subjects, spec, limits, scratch, Round::AfterReboot)
-    }
-
-    /// Every card out of the running guest, and in again.
-    fn replug(
-        &mut self,
-        machine: &Machine,
-        subjects: &[Subject],
-        spec: &MachineSpec,
-        limits: Limits,
-        scratch: &Scratch,
-    ) -> Result<(), Failure> {
-        let phase = self.recorder.begin(
-            "replug",
-            Some(UNPLUG_LIMIT),
-            "the guest lets go of every function of a card, then finds them again",
-        );
-        let mut cards = spec.cards.iter().enumerate();
-        let done = cards.try_for_each(|(index, card)| {
-            hotplug::unplug_card(machine, index, card, UNPLUG_LIMIT)?;
-            hotplug::plug_card(machine, index, card)
-        });
-        self.recorder.end(phase, done.as_ref().err().map(ToString::to_string).as_deref());
-        done.map_err(|error| Failure::new("replug", replug_blame(&error), error.to_string()))?;
-        self.again(machine, subjects, spec, limits, scratch, Round::AfterReplug)
-    }
-
-    fn wait_reset(
-        &mut self,
-        machine: &Machine,
-        events: &std::sync::mpsc::Receiver<no43_machine::Event>,
-        limit: Duration,
-    ) -> Result<(), String> {
-        use std::sync::mpsc::RecvTimeoutError;
-        let began = Instant::now();
-        while began.elapsed() < limit && !self.stop.is_set() {
-            match events.recv_timeout(Duration::from_millis(500)) {
-                Ok(event) if event.name == "RESET" => return Ok(()),
-                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => {
-                    let words = machine.exit().map_or_else(
-                        || "QEMU closed its control connection".to_owned(),
-                        |exit| exit_words(&exit),
-                    );
-                    return Err(format!("the machine ended instead of restarting: {words}"));
-                }
-            }
-        }
-        Err(format!("the guest did not restart within {}", words::limit(limit)))
-    }
-
     /// The emulated screen at the end, and the card's own output if somebody sees it and a failure needs it.
     fn last_look(&mut self, machine: &Machine, spec: &MachineSpec) {
         if machine.is_alive() {
@@ -788,14 +658,6 @@ fn blame(exit: &no43_machine::Exit) -> FailureKind {
     match exit.reason.as_deref() {
         Some("guest-panic") => FailureKind::Guest,
         _ => FailureKind::Host,
-    }
-}
-
-/// A guest that keeps a card is a fault of the guest; what QEMU refuses is not.
-fn replug_blame(error: &HotplugError) -> FailureKind {
-    match error {
-        HotplugError::Qmp { .. } => FailureKind::Host,
-        HotplugError::Refused { .. } | HotplugError::TimedOut { .. } => FailureKind::Guest,
     }
 }
 

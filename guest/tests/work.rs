@@ -18,6 +18,7 @@ fn fake(name: &str, file: &str) -> Option<&'static Path> {
         .args(["-shared", "-fPIC", "-O1", "-Wall", "-Werror", "-o"])
         .arg(&new)
         .arg(source)
+        .arg("-lm")
         .status();
     match done {
         Ok(status) => assert!(status.success(), "{name}.c does not compile"),
@@ -172,6 +173,53 @@ fn the_encoder_is_called_and_what_it_makes_is_read() {
         let result = run(defect, if defect == "hang" { &["--limit-seconds", "1"] } else { &[] });
         assert_eq!(result.cause, Some(cause), "{defect}: {result:?}");
         assert!(result.reason.as_ref().is_some_and(|r| r.contains(words)), "{defect}: {result:?}");
+    }
+}
+
+/// So does OptiX, whose stand-in reads the programs and traces the rays on the processor.
+#[test]
+fn rays_are_traced_by_our_programs_and_every_answer_is_compared() {
+    if fake("optix", "libnvoptix.so.1").is_none() {
+        return println!("not tried: no C compiler");
+    }
+    let path = fake("cuda", "libcuda.so.1").unwrap().to_str().unwrap();
+    let run = |defect: &str, more: &[&str]| {
+        let environment = [
+            ("LD_LIBRARY_PATH", path),
+            ("FAKE_CUDA", "none"),
+            ("FAKE_ADDRESS", "0000:01:00.0"),
+            ("FAKE_OPTIX", defect),
+        ];
+        let words = ["--adapter", "10de:2484@0000:01:00.0", "--only", "optix-trace"];
+        one(&[&words, more].concat(), &environment)
+    };
+    let metrics = |result: &WorkResult| {
+        result.metrics.iter().map(|m| (m.name.clone(), m.value)).take(3).collect::<Vec<_>>()
+    };
+    let result = run("nothing", &[]);
+    assert_eq!(result.outcome, WorkOutcome::Passed, "{result:?}");
+    assert_eq!(result.adapter.as_ref().unwrap().name, "Fake GeForce");
+    let count = |name: &str, value| (name.to_owned(), value);
+    assert_eq!(metrics(&result), [count("rays", 4096), count("hits", 3481), count("sum", 8_817_058_030_685)]);
+    let other = run("nothing", &["--seed", "4294967295"]);
+    assert_eq!(other.outcome, WorkOutcome::Passed, "{other:?}");
+    assert_ne!(metrics(&result)[1..], metrics(&other)[1..]);
+    for (defect, cause, words) in [
+        ("old", WorkCause::NotSupported, "does not serve interface 41"),
+        ("none", WorkCause::NotSupported, "optixDeviceContextCreate gives 7800 (OPTIX_ERROR_OTHER)"),
+        ("module", WorkCause::CallFailed, "INVALID_PTX); COMPILE ERROR: as asked for; and more of it; xxx"),
+        ("link", WorkCause::CallFailed, "optixPipelineCreate gives 7990 (no name); linked as asked for"),
+        ("build", WorkCause::CallFailed, "optixAccelBuild gives 7990"),
+        ("launch", WorkCause::CallFailed, "optixLaunch gives 7050"),
+        ("wrong", WorkCause::WrongAnswer, "of 4096 rays' answers word 5 is 0x00000000 instead of"),
+        ("first", WorkCause::WrongAnswer, " words are wrong"),
+        ("blind", WorkCause::WrongAnswer, " words are wrong"),
+        ("hang", WorkCause::TimedOut, "did not end within 1 s"),
+    ] {
+        let result = run(defect, if defect == "hang" { &["--limit-seconds", "1"] } else { &[] });
+        assert_eq!(result.cause, Some(cause), "{defect}: {result:?}");
+        let reason = result.reason.as_ref().unwrap();
+        assert!(reason.contains(words) && reason.len() < 1200, "{defect}: {result:?}");
     }
 }
 

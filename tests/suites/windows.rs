@@ -45,7 +45,7 @@ static CASES: &[Case] = &[
     Case::new("direct3d-renders-a-scene-that-is-compared-and-wines-card-is-never-taken-for-one", direct3d)
         .needs(&["wine", "xvfb"]),
     Case::new("parsec-is-installed-for-a-team-and-its-key-stays-nowhere", parsec_team).needs(WINE),
-    Case::new("nvidias-libraries-are-called-as-windows-calls-and-the-encoders-frames-are-read", nvidia)
+    Case::new("nvidias-libraries-are-called-as-windows-calls-frames-are-read-and-rays-compared", nvidia)
         .needs(WINE),
     Case::new("a-report-names-the-card-its-driver-and-its-problem-code", report).needs(WINE),
 ];
@@ -591,30 +591,66 @@ fn direct3d(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
-/// Libraries that the test compiles, in the system's folder, where alone the program looks for them.
+/// Libraries that the test compiles, in the system's folder, where the program looks for them first.
+const NVIDIA: &[(&str, &str)] =
+    &[("cuda.c", "nvcuda.dll"), ("nvenc.c", "nvEncodeAPI64.dll"), ("optix.c", "nvoptix.dll")];
+
 fn nvidia(scene: &Scene) -> Result<()> {
     let wine = Wine::of(scene)?;
     let sources = Path::new(env!("CARGO_MANIFEST_DIR")).join("../guest/tests/fake");
-    for (source, library) in [("cuda.c", "nvcuda.dll"), ("nvenc.c", "nvEncodeAPI64.dll")] {
+    for (source, library) in NVIDIA {
         let compiler = scene.run("x86_64-w64-mingw32-gcc").args(["-shared", "-O1", "-s", "-o"]);
         compiler.args([wine.drive_c("windows/system32").join(library), sources.join(source)]).ok()?;
     }
     let work = |name: &str, defect: &str| -> Result<WorkResult> {
         let words = ["work", "--json", "--adapter", "10de:2484@0000:01:00.0", "--only", name];
-        let run = wine.guest(&words)?.env("FAKE_ADDRESS", "0000:01:00.0").env("FAKE_NVENC", defect);
+        let run = wine.guest(&words)?.env("FAKE_ADDRESS", "0000:01:00.0");
+        let run = run.env("FAKE_NVENC", defect).env("FAKE_OPTIX", defect);
         let mut results = no43_guest::work::parse_work(run.done()?.stdout.as_bytes())?.results;
         results.pop().context("no result")
     };
-    for name in ["cuda-checksum", "nvenc-frame"] {
+    for name in ["cuda-checksum", "nvenc-frame", "optix-trace"] {
         let result = work(name, "nothing")?;
         println!("  {name}: {} ms", result.duration_ms);
         ensure!(result.outcome == WorkOutcome::Passed, "{result:?}");
         ensure!(result.adapter.is_some_and(|adapter| adapter.name == "Fake GeForce"), "{name}");
     }
-    let frozen = work("nvenc-frame", "frozen")?;
-    ensure!(frozen.cause == Some(WorkCause::WrongAnswer), "{frozen:?}");
-    for library in ["nvcuda.dll", "nvEncodeAPI64.dll"] {
+    for (name, defect) in [("nvenc-frame", "frozen"), ("optix-trace", "first")] {
+        let result = work(name, defect)?;
+        ensure!(result.cause == Some(WorkCause::WrongAnswer), "{result:?}");
+    }
+    driver_store(&wine, &|| work("optix-trace", "nothing"))?;
+    for (_, library) in &NVIDIA[..2] {
         fs::remove_file(wine.drive_c("windows/system32").join(library))?; // the prefix is the suite's
+    }
+    Ok(())
+}
+
+/// Drivers of today keep OptiX in a folder of their own, which the registry tells by the library of OpenGL.
+fn driver_store(wine: &Wine<'_>, trace: &dyn Fn() -> Result<WorkResult>) -> Result<()> {
+    let folder = "windows/system32/DriverStore/FileRepository/nv_no43.inf_amd64_1";
+    fs::create_dir_all(wine.drive_c(folder))?;
+    let library = wine.drive_c(folder).join("nvoptix.dll");
+    fs::rename(wine.drive_c("windows/system32/nvoptix.dll"), &library)?;
+    let nowhere = trace()?;
+    ensure!(nowhere.cause == Some(WorkCause::NoLibrary), "{nowhere:?}");
+    let (guid, number) = ("{4D36E968-E325-11CE-BFC1-08002BE10318}", "0043");
+    let device = DEVICE.replace("HKEY_LOCAL_MACHINE", "HKLM");
+    let class = format!(r"HKLM\SYSTEM\CurrentControlSet\Control\Class\{guid}\{number}");
+    let opengl = format!(r"C:\{}\nvoglv64.dll", folder.replace('/', r"\"));
+    for (key, name, kind, value) in [
+        (&device, "ClassGUID", "REG_SZ", guid),
+        (&device, "Driver", "REG_SZ", &format!(r"{guid}\{number}")),
+        (&class, "OpenGLDriverName", "REG_MULTI_SZ", &opengl),
+    ] {
+        wine.wine(["reg", "add", key, "/v", name, "/t", kind, "/d", value, "/f"]).ok()?;
+    }
+    let found = trace()?;
+    println!("  optix-trace from the driver store: {} ms", found.duration_ms);
+    ensure!(found.outcome == WorkOutcome::Passed, "{found:?}");
+    fs::remove_file(library)?;
+    for key in [&device, &class] {
+        wine.wine(["reg", "delete", key, "/f"]).ok()?;
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use no43_guest::work::{WorkAdapter, WorkCause, WorkResult};
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
+use super::ptx::ptx;
 use super::{Stop, Task, answer, metric, rate};
 use crate::native::cuda::{Absent, Context, Cuda, Failed, INVALID_DEVICE, Memory, NO_DEVICE};
 
@@ -11,7 +12,7 @@ use crate::native::cuda::{Absent, Context, Cuda, Failed, INVALID_DEVICE, Memory,
 const NVIDIA: u16 = 0x10de;
 
 /// The kernels, see `data/cuda.ptx`; the driver compiles them for the card.
-const PTX: &str = concat!(include_str!("data/cuda.ptx"), "\0");
+const PTX: &CStr = ptx!("cuda.ptx");
 
 /// Words that the checksum is made over: 4 MiB, and no multiple of a group.
 const WORDS: usize = (1 << 20) - 7;
@@ -22,10 +23,6 @@ const COPIES: u32 = 5;
 
 /// Largest single allocation of the memory test, in bytes.
 const CHUNK: u64 = 512 << 20;
-
-fn ptx() -> Result<&'static CStr, Stop> {
-    CStr::from_bytes_with_nul(PTX.as_bytes()).map_err(|_| Stop::call("the kernels hold a NUL"))
-}
 
 impl From<Failed> for Stop {
     fn from(failed: Failed) -> Self {
@@ -77,7 +74,7 @@ pub(super) fn with_card(
 /// A chain of operations over a buffer, compared word by word with what the processor computes.
 pub(super) fn checksum(task: &Task, result: &mut WorkResult) -> Result<(), Stop> {
     with_card(task, result, |card, result| {
-        let kernels = card.module(ptx()?, &[c"no43_chain"])?;
+        let kernels = card.module(PTX, &[c"no43_chain"])?;
         let input = answer::pattern_words(WORDS, task.seed);
         let memory = card.allocate(WORDS * 4)?;
         memory.write(&input)?;
@@ -98,7 +95,7 @@ pub(super) fn wrong(text: String) -> Stop {
 /// Fills a share of the free memory with a pattern and looks at all of it again, after all of it was written.
 pub(super) fn memory(task: &Task, result: &mut WorkResult) -> Result<(), Stop> {
     with_card(task, result, |card, result| {
-        let kernels = card.module(ptx()?, &[c"no43_fill", c"no43_verify"])?;
+        let kernels = card.module(PTX, &[c"no43_fill", c"no43_verify"])?;
         let findings = card.allocate(16)?;
         let wanted = card.free()? / 100 * u64::from(task.memory_percent);
         let chunks = chunks(card, wanted)?;

@@ -11,6 +11,8 @@ mod desktop;
 mod direct3d;
 mod h264;
 mod nvenc;
+mod optix;
+mod ptx;
 mod run;
 #[cfg(any(windows, test))]
 mod scene;
@@ -21,6 +23,7 @@ pub(crate) use run::{Item, Options, nvidia_smi, nvml, print_nvidia_smi, print_nv
 
 use std::path::PathBuf;
 
+use crate::native::Absent;
 use no43_guest::work::{Metric, WorkCause, WorkResult};
 use target::Target;
 
@@ -39,6 +42,16 @@ impl Stop {
     /// A call failed.
     fn call(reason: impl Into<String>) -> Self {
         Self::new(WorkCause::CallFailed, reason)
+    }
+}
+
+impl From<Absent> for Stop {
+    fn from(absent: Absent) -> Self {
+        match absent {
+            Absent::Library(text) => Self::new(WorkCause::NoLibrary, text),
+            Absent::Unable(text) => Self::new(WorkCause::NotSupported, text),
+            Absent::Call(text) => Self::call(text),
+        }
     }
 }
 
@@ -66,6 +79,7 @@ const PROGRAMS: &[(&str, Program)] = &[
     ("cuda-copy", cuda::copy),
     ("vulkan-compute", vulkan::compute),
     ("nvenc-frame", nvenc::frame),
+    ("optix-trace", optix::trace),
     #[cfg(windows)]
     ("d3d11-scene", direct3d::scene_11),
     #[cfg(windows)]
@@ -90,10 +104,14 @@ mod tests {
     use no43_guest::work::WORK;
 
     #[test]
-    fn every_program_has_a_row() {
-        for (name, _) in PROGRAMS {
-            assert!(WORK.iter().any(|row| row.name == *name), "{name}");
-        }
+    fn every_program_has_a_row_and_every_row_a_program() {
+        let guest = if cfg!(windows) { "windows" } else { "linux" };
+        let mut programs: Vec<_> = PROGRAMS.iter().map(|(name, _)| *name).collect();
+        let rows = WORK.iter().filter(|row| row.guests.contains(&guest));
+        let mut rows: Vec<_> = rows.map(|row| row.name).collect();
+        programs.sort_unstable();
+        rows.sort_unstable();
+        assert_eq!(programs, rows);
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! The piece of work with NVIDIA's video encoder: pictures whose size and least amount of bytes are known.
 
-use no43_guest::work::{WorkCause, WorkResult};
+use no43_guest::work::WorkResult;
 use std::time::Instant;
 
 use super::cuda::{with_card, wrong};
 use super::{Stop, Task, answer, h264, metric};
-use crate::native::nvenc::{Absent, Encoder};
+use crate::native::nvenc::Encoder;
 
 /// Size of the pictures: no multiple of 16 high, so that what the encoder says of it is more than a count of blocks.
 const WIDTH: u32 = 640;
@@ -17,16 +17,6 @@ const SQUARE: u32 = 8;
 /// Least bytes of a patterned picture. Its 3600 squares have 200 levels each, of which the quantiser keeps at least
 /// every twentieth; that cannot be said with less.
 const LEAST: usize = 3600 * 3 / 8;
-
-impl From<Absent> for Stop {
-    fn from(absent: Absent) -> Self {
-        match absent {
-            Absent::Library(text) => Self::new(WorkCause::NoLibrary, text),
-            Absent::Encoder(text) => Self::new(WorkCause::NotSupported, text),
-            Absent::Call(text) => Self::call(text),
-        }
-    }
-}
 
 /// Three pictures, each encoded so that it stands for itself: one of a single grey, and two of other squares.
 pub(super) fn frame(task: &Task, result: &mut WorkResult) -> Result<(), Stop> {

@@ -213,8 +213,8 @@ impl<'a> Context<'a> {
         ];
         let groups = count.div_ceil(256).clamp(1, 4096) as c_uint; // the kernels stride over the rest
         // SAFETY: the arguments are those of the kernel and live as long as the call, which copies them.
-        unsafe {
-            let code = (self.f.launch)(
+        let code = unsafe {
+            (self.f.launch)(
                 kernel.0,
                 groups,
                 1,
@@ -226,28 +226,45 @@ impl<'a> Context<'a> {
                 ptr::null_mut(),
                 arguments.as_mut_ptr(),
                 ptr::null_mut(),
-            );
-            self.f.checked("cuLaunchKernel", code)?;
-            self.f.checked("cuCtxSynchronize", (self.f.synchronize)())
-        }
+            )
+        };
+        self.f.checked("cuLaunchKernel", code)?;
+        self.wait()
+    }
+
+    /// Waits until the device has done all that it was given.
+    pub(crate) fn wait(&self) -> Result<(), Failed> {
+        // SAFETY: the context is current.
+        self.f.checked("cuCtxSynchronize", unsafe { (self.f.synchronize)() })
     }
 }
 
 impl Memory<'_> {
+    /// Where it is, for programs of the device.
+    pub(crate) fn address(&self) -> Pointer {
+        self.pointer
+    }
+
     /// Copies `words` to it, which must fit.
     pub(crate) fn write<T: Word>(&self, words: &[T]) -> Result<(), Failed> {
-        assert!(size_of_val(words) <= self.bytes, "more than the memory holds");
-        // SAFETY: both sides are that long.
-        let code = unsafe { (self.f.to_device)(self.pointer, words.as_ptr().cast(), size_of_val(words)) };
-        self.f.checked("cuMemcpyHtoD", code)
+        self.copy(words.as_ptr().cast_mut().cast(), size_of_val(words), true)
     }
 
     /// Copies its start to `words`.
     pub(crate) fn read<T: Word>(&self, words: &mut [T]) -> Result<(), Failed> {
-        assert!(size_of_val(words) <= self.bytes, "more than the memory holds");
+        self.copy(words.as_mut_ptr().cast(), size_of_val(words), false)
+    }
+
+    /// One code for all kinds of words; what goes to the device is only read.
+    fn copy(&self, words: *mut c_void, bytes: usize, to_device: bool) -> Result<(), Failed> {
+        assert!(bytes <= self.bytes, "more than the memory holds");
         // SAFETY: both sides are that long.
-        let code = unsafe { (self.f.to_host)(words.as_mut_ptr().cast(), self.pointer, size_of_val(words)) };
-        self.f.checked("cuMemcpyDtoH", code)
+        unsafe {
+            if to_device {
+                return self.f.checked("cuMemcpyHtoD", (self.f.to_device)(self.pointer, words, bytes));
+            }
+            self.f.checked("cuMemcpyDtoH", (self.f.to_host)(words, self.pointer, bytes))
+        }
     }
 }
 
@@ -255,6 +272,7 @@ impl Memory<'_> {
 pub(crate) trait Word: Copy {}
 impl Word for u32 {}
 impl Word for u64 {}
+impl Word for f32 {}
 
 impl Drop for Memory<'_> {
     fn drop(&mut self) {

@@ -16,11 +16,22 @@ pub(crate) mod d3d12;
 pub(crate) mod dxgi;
 pub(crate) mod nvenc;
 pub(crate) mod nvml;
+pub(crate) mod optix;
 #[cfg(windows)]
 pub(crate) mod screen;
 pub(crate) mod vulkan;
 
 use std::ffi::CStr;
+
+/// Why a part of the driver did not do its work.
+pub(crate) enum Absent {
+    /// No library.
+    Library(String),
+    /// The driver or the card cannot.
+    Unable(String),
+    /// A call failed.
+    Call(String),
+}
 
 /// A library that stays loaded until the process ends: drivers' libraries have threads of their own.
 pub(crate) struct Library(Handle);
@@ -91,32 +102,40 @@ pub(crate) unsafe fn as_function<F: Copy>(address: *mut std::ffi::c_void) -> Opt
     (!address.is_null()).then(|| unsafe { std::mem::transmute_copy(&address) })
 }
 
-/// The address of a function, if it is one.
-pub(crate) fn there(address: *mut std::ffi::c_void, name: &CStr) -> Result<*mut std::ffi::c_void, String> {
-    if address.is_null() { Err(format!("no function {}", name.to_string_lossy())) } else { Ok(address) }
+/// Looks up functions; the error names the first that is missing.
+pub(crate) fn look_up(
+    names: &[&CStr],
+    found: &mut [*mut std::ffi::c_void],
+    get: &mut dyn FnMut(&CStr) -> *mut std::ffi::c_void,
+) -> Result<(), String> {
+    for (name, found) in names.iter().zip(found) {
+        *found = get(name);
+        if found.is_null() {
+            return Err(format!("no function {}", name.to_string_lossy()));
+        }
+    }
+    Ok(())
 }
 
-/// A table of functions of one interface: a structure, and its making from a look-up.
+/// A table of functions of one interface: a structure, and its making from a look-up, by one code for all tables.
 macro_rules! functions {
     ($(#[$doc:meta])* $name:ident { $($field:ident = $symbol:literal: ($($arg:ty),*) $(-> $answer:ty)?;)* }) => {
         $(#[$doc])*
+        #[repr(C)]
         struct $name { $($field: unsafe extern "system" fn($($arg),*) $(-> $answer)?,)* }
 
         impl $name {
+            const NAMES: &[&std::ffi::CStr] = &[$($symbol),*];
+
             /// Looks every function up; the error names the one that is missing.
             ///
             /// # Safety
             /// `get` must give the address of the function of that name, or null.
             unsafe fn new(mut get: impl FnMut(&std::ffi::CStr) -> *mut std::ffi::c_void) -> Result<Self, String> {
-                Ok(Self { $($field: {
-                    let address = $crate::native::there(get($symbol), $symbol)?;
-                    // SAFETY: the type in the table is that of the interface's header.
-                    unsafe {
-                        std::mem::transmute::<*mut std::ffi::c_void, unsafe extern "system" fn($($arg),*) $(-> $answer)?>(
-                            address,
-                        )
-                    }
-                },)* })
+                let mut all = [std::ptr::null_mut(); $name::NAMES.len()];
+                $crate::native::look_up(Self::NAMES, &mut all, &mut get)?;
+                // SAFETY: none is null, and the types in the table are those of the interface's header.
+                Ok(unsafe { std::mem::transmute::<[*mut std::ffi::c_void; $name::NAMES.len()], Self>(all) })
             }
         }
     };

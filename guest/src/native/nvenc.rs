@@ -7,7 +7,7 @@ use std::ffi::{CStr, c_char, c_void};
 use std::mem::offset_of;
 use std::ptr;
 
-use super::{Library, functions};
+use super::{Absent, Library, functions};
 
 const LIBRARY: &[&str] =
     if cfg!(windows) { &["nvEncodeAPI64.dll"] } else { &["libnvidia-encode.so.1", "libnvidia-encode.so"] };
@@ -287,16 +287,6 @@ const STATUS: &[(Status, &str)] = &[
     (21, "incompatible client key"),
 ];
 
-/// Why no picture was made.
-pub(crate) enum Absent {
-    /// No library.
-    Library(String),
-    /// The driver or the card has no such encoder.
-    Encoder(String),
-    /// A call failed.
-    Call(String),
-}
-
 /// A session that makes pictures of one size.
 pub(crate) struct Encoder {
     f: Functions,
@@ -320,7 +310,7 @@ impl Functions {
         // SAFETY: it takes an answer.
         checked("NvEncodeAPIGetMaxSupportedVersion", unsafe { (entries.newest)(&raw mut newest) })?;
         if newest < INTERFACE_COUNTED {
-            return Err(Absent::Encoder(format!(
+            return Err(Absent::Unable(format!(
                 "this driver's encoder serves version {}.{} of its interface; 11.0 is spoken here, which drivers \
                  from 455.28 (Linux) and 456.71 (Windows) have",
                 newest >> 4,
@@ -346,7 +336,7 @@ fn checked(what: &str, status: Status) -> Result<(), Absent> {
     let words =
         STATUS.iter().find(|(number, _)| *number == status).map_or("no word for it", |(_, word)| *word);
     let text = format!("{what} gives {status} ({words})");
-    Err(if matches!(status, 1 | 2) { Absent::Encoder(text) } else { Absent::Call(text) })
+    Err(if matches!(status, 1 | 2) { Absent::Unable(text) } else { Absent::Call(text) })
 }
 
 impl Encoder {

@@ -45,12 +45,15 @@ unsigned cuModuleGetFunction(void **kernel, void *module, const char *name) {
     return *kernel ? 0 : 500;
 }
 unsigned cuMemGetInfo_v2(size_t *free, size_t *total) { *free = 64 << 20; *total = (size_t)8 << 30; return 0; }
-unsigned cuMemAlloc_v2(uint64_t *address, size_t bytes) {
-    *address = bytes > (24 << 20) ? 0 : (uint64_t)(uintptr_t)malloc(bytes); /* larger pieces are refused */
-    if (!*address && bytes == (size_t)32 << 20) *address = (uint64_t)(uintptr_t)malloc(bytes); /* but for the copy */
-    return *address ? 0 : 2;
+unsigned cuMemAlloc_v2(uint64_t *address, size_t bytes) { /* aligned to 256 bytes, as CUDA says, and where it begins before that */
+    if (bytes > (24 << 20) && bytes != (size_t)32 << 20) return 2; /* larger pieces are refused, but for the copy */
+    char *place = malloc(bytes + 512);
+    if (!place) return 2;
+    *address = ((uint64_t)(uintptr_t)place + 511) & ~255ull;
+    ((char **)(uintptr_t)*address)[-1] = place;
+    return 0;
 }
-unsigned cuMemFree_v2(uint64_t address) { free((void *)(uintptr_t)address); return 0; }
+unsigned cuMemFree_v2(uint64_t address) { free(((char **)(uintptr_t)address)[-1]); return 0; }
 unsigned cuMemAllocHost_v2(void **place, size_t bytes) { *place = malloc(bytes); return 0; }
 unsigned cuMemcpyHtoD_v2(uint64_t to, const void *from, size_t bytes) {
     memcpy((void *)(uintptr_t)to, from, bytes);

@@ -19,11 +19,14 @@ use windows_sys::Win32::Devices::Properties::{
 use windows_sys::Win32::Foundation::{DEVPROPKEY, INVALID_HANDLE_VALUE};
 use windows_sys::core::GUID;
 
-use super::wide;
+use super::{registry, wide};
 use crate::devnodes::{Property, RawNode, Value};
 
 /// Most nodes that are looked at; a PC has some hundreds.
 const NODES: u32 = 10_000;
+
+/// Where the registry has devices and drivers.
+const SYSTEM: &str = r"HKLM\SYSTEM\CurrentControlSet";
 
 /// Most bytes of a property.
 const PROPERTY_LIMIT: u32 = 64 << 10;
@@ -129,6 +132,19 @@ fn property(set: &Set, data: &SP_DEVINFO_DATA, key: &DEVPROPKEY) -> Option<Value
     let (done, kind, length) = ask(&mut bytes);
     bytes.truncate(length as usize);
     done.then_some(Value { kind, bytes })
+}
+
+/// Where `file` would be beside the OpenGL library of each card of NVIDIA's: a driver of today keeps what has no name of its
+/// own in Windows in its folder of the driver store, which its class key in the registry tells by that library only.
+pub(crate) fn beside_opengl(file: &str) -> Vec<String> {
+    let value = |key: &str, name: &str| registry::get(key, name).ok()??.as_text();
+    let place = |node: &RawNode| {
+        node.instance.to_ascii_uppercase().starts_with(r"PCI\VEN_10DE").then_some(())?;
+        let class = value(&format!(r"{SYSTEM}\Enum\{}", node.instance), "Driver")?;
+        let opengl = value(&format!(r"{SYSTEM}\Control\Class\{class}"), "OpenGLDriverName")?;
+        opengl.rsplit_once('\\').map(|(folder, _)| format!(r"{folder}\{file}"))
+    };
+    pci_nodes().unwrap_or_default().iter().filter_map(place).collect()
 }
 
 /// Looks for devices again, as Device Manager's menu does, and tries drivers again where none could be installed (Microsoft,

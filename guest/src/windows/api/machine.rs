@@ -80,7 +80,7 @@ pub(crate) fn enable_privilege(name: &str) -> io::Result<()> {
 pub(crate) struct Library(HMODULE);
 
 impl Library {
-    /// Only from the system's own folder, never from beside this program.
+    /// Only from the system's own folder or by its whole path, never from beside this program.
     pub(crate) fn open(name: &str) -> io::Result<Self> {
         let name = wide(name);
         // SAFETY: the text ends with NUL.

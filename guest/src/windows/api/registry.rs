@@ -53,9 +53,9 @@ impl Raw {
         (self.kind == REG_DWORD).then(|| self.bytes.as_slice().try_into().ok().map(u32::from_le_bytes))?
     }
 
-    /// The text, up to its first NUL, if it is one.
+    /// The text, up to its first NUL, if it is one, or the first of several.
     pub(crate) fn as_text(&self) -> Option<String> {
-        [REG_SZ, REG_EXPAND_SZ].contains(&self.kind).then(|| {
+        [REG_SZ, REG_EXPAND_SZ, REG_MULTI_SZ].contains(&self.kind).then(|| {
             let units = self.bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]]));
             String::from_utf16_lossy(&units.take_while(|unit| *unit != 0).collect::<Vec<_>>())
         })

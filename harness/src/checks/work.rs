@@ -161,3 +161,19 @@ fn metrics(result: &WorkResult) -> String {
     let all: Vec<String> = result.metrics.iter().take(4).map(one).collect();
     if all.is_empty() { String::new() } else { format!(" ({})", all.join(", ")) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_of_a_recipe_stand_for_work() {
+        let chosen = |kinds: &[&str]| {
+            let kinds = kinds.iter().map(|kind| (*kind).to_owned()).collect();
+            chosen(&WorkWish::Only(kinds)).join(" ")
+        };
+        insta::assert_snapshot!(chosen(&["optix"]), @"optix-trace");
+        insta::assert_snapshot!(chosen(&["desktop", "cuda", "nvenc"]), @"cuda-checksum cuda-memory cuda-copy nvenc-frame desktop-picture");
+        insta::assert_snapshot!(chosen(&["vulkan", "d3d11", "d3d12"]), @"vulkan-compute d3d11-scene d3d12-scene");
+    }
+}

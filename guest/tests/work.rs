@@ -186,7 +186,7 @@ fn rays_are_traced_by_our_programs_and_every_answer_is_compared() {
     let run = |defect: &str, more: &[&str]| {
         let environment = [
             ("LD_LIBRARY_PATH", path),
-            ("FAKE_CUDA", "none"),
+            ("FAKE_CUDA", if defect == "kepler" { defect } else { "none" }),
             ("FAKE_ADDRESS", "0000:01:00.0"),
             ("FAKE_OPTIX", defect),
         ];
@@ -205,6 +205,7 @@ fn rays_are_traced_by_our_programs_and_every_answer_is_compared() {
     assert_eq!(other.outcome, WorkOutcome::Passed, "{other:?}");
     assert_ne!(metrics(&result)[1..], metrics(&other)[1..]);
     for (defect, cause, words) in [
+        ("kepler", WorkCause::NotSupported, "takes compute capability 5.0 and above, this card has 3.6"),
         ("old", WorkCause::NotSupported, "does not serve interface 41"),
         ("none", WorkCause::NotSupported, "optixDeviceContextCreate gives 7800 (OPTIX_ERROR_OTHER)"),
         ("module", WorkCause::CallFailed, "INVALID_PTX); COMPILE ERROR: as asked for; and more of it; xxx"),

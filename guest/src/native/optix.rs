@@ -1,7 +1,7 @@
 //! OptiX, the ray tracer of NVIDIA's driver: a geometry of triangles, programs for the card, and a launch over rays.
 //!
-//! Interface 41 is spoken, that of OptiX 7.2, which drivers from 455.28 (Linux) and 456.71 (Windows) serve; later ones serve it
-//! too. Everything is left to the end of the process.
+//! Interface 41 is spoken, that of OptiX 7.2, which drivers serve from branch 455 on, by its release notes. Everything is left to
+//! the end of the process.
 
 mod types;
 
@@ -74,8 +74,7 @@ impl Functions {
             unsafe { query(INTERFACE, 0, ptr::null(), ptr::null(), table.as_mut_ptr(), size_of_val(&table)) };
         if code == OTHER_INTERFACE {
             return Err(Absent::Unable(
-                "this driver's OptiX does not serve interface 41 (OptiX 7.2), which drivers from 455.28 (Linux) and \
-                 456.71 (Windows) have"
+                "this driver's OptiX does not serve interface 41 (OptiX 7.2), which came with drivers of branch 455"
                     .into(),
             ));
         }
@@ -124,10 +123,9 @@ impl<'a> Tracer<'a> {
         // SAFETY: here and below the structures have the header's layout, asserted above, and live as long as the calls.
         let code = unsafe { (f.context)(card.object, &raw const options, &raw mut context) };
         f.checked("optixDeviceContextCreate", code, None)?;
-        // Else it leaves what it compiled in a file, and does not compile it the next time.
+        // Else it keeps what it compiled in a file, and does not compile it the next time. Whether it obeys decides nothing.
         // SAFETY: as above.
-        let code = unsafe { (f.cache)(context, 0) };
-        f.checked("optixDeviceContextSetCacheEnabled", code, None)?;
+        unsafe { (f.cache)(context, 0) };
         Ok(Self { f, card, context })
     }
 
@@ -245,7 +243,8 @@ impl<'a> Tracer<'a> {
         let code = unsafe { (self.f.sizes)(self.context, options, input, 1, &raw mut sizes) };
         self.f.checked("optixAccelComputeMemoryUsage", code, None)?;
         // CUDA aligns to 256 bytes, more than the 128 that are asked for.
-        let (temporary, memory) = (self.card.allocate(sizes.temporary)?, self.card.allocate(sizes.output)?);
+        let (temporary, memory) =
+            (self.card.allocate(sizes.temporary.max(1))?, self.card.allocate(sizes.output)?);
         let (near, far) = ((temporary.address(), sizes.temporary), (memory.address(), sizes.output));
         // SAFETY: both memories are as long as said; nothing is asked about the result.
         let code = unsafe {

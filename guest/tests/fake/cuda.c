@@ -25,7 +25,7 @@ unsigned cuDeviceGetName(char *name, int length, int device) {
 }
 unsigned cuDeviceTotalMem_v2(size_t *bytes, int device) { *bytes = (size_t)8 << 30; return device != 3; }
 unsigned cuDeviceGetAttribute(int *value, int attribute, int device) {
-    *value = attribute == 75 ? 8 : attribute == 76 ? 6 : -1;
+    *value = attribute == 75 ? has("kepler") ? 3 : 8 : attribute == 76 ? 6 : -1;
     return device != 3;
 }
 unsigned cuDevicePrimaryCtxRetain(void **context, int device) { *context = (void *)16; return device != 3; }

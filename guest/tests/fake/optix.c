@@ -275,13 +275,14 @@ static u32 create_context(void *cuda, const ContextOptions *o, void **context) {
     if (cuda != CUDA || o->log || o->data || o->level || o->validation) return INVALID;
     return has("none") ? NOT_SUPPORTED : 0;
 }
-static u32 cache(void *context, int on) { return context != CONTEXT || on ? INVALID : 0; }
+static int keeps = 1;
+static u32 cache(void *context, int on) { keeps = on; return context != CONTEXT ? INVALID : 0; }
 static int plain(const PipelineOptions *o) {
     return !o->motion && o->graph == 1 && o->payload == 1 && o->attributes == 2 && !o->exceptions && o->primitives == 1u << 31;
 }
 static u32 module(void *context, const ModuleOptions *o, const PipelineOptions *p, const char *ptx, size_t size, char *log, size_t *log_size, void **module) {
     if (context != CONTEXT || o->registers || o->optimise || o->debug != NO_DEBUG || o->bound || o->bounds || !plain(p)) return INVALID;
-    if (strlen(ptx) != size) return INVALID;
+    if (strlen(ptx) != size || keeps) return INVALID;
     char *text = strdup(ptx);
     if (has("module")) {
         char long_text[5000] = "COMPILE ERROR: as asked for\n  and more of it\n";

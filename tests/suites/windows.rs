@@ -6,7 +6,9 @@ use anyhow::{Context, Result, ensure};
 use no43_builder::driver::updates;
 use no43_guest::identity::Identity;
 use no43_guest::setup::event::{Cause, Event, Outcome, What};
-use no43_guest::setup::{Action, Codes, RegistryValue, RestartWhen, ServiceState, SetupPlan, Task};
+use no43_guest::setup::{
+    Action, Codes, DriverChange, RegistryValue, RestartWhen, ServiceState, SetupPlan, Task,
+};
 use no43_guest::work::{WorkCause, WorkOutcome, WorkResult};
 use no43_tests::suite::{Case, Images, Order};
 use no43_tests::{Scene, Screen, Wine, programs};
@@ -36,6 +38,7 @@ static CASES: &[Case] = &[
     Case::new("the-answer-files-one-command-and-the-error-handler-find-the-set-up-disk", found).needs(WINE),
     Case::new("a-driver-is-offered-to-windows-and-the-list-against-others-is-set-and-lifted", driver)
         .needs(WINE),
+    Case::new("the-driver-of-a-card-that-is-there-is-changed", card_driver).needs(WINE),
     Case::new("a-failing-action-is-told-with-its-code-and-log", failing).needs(WINE),
     Case::new("events-come-over-the-serial-port", serial).needs(WINE),
     Case::new("a-windows-installer-package-is-installed", msi).needs(&["wine", "wixl"]),
@@ -272,13 +275,52 @@ fn wait(what: &str, holds: impl Fn() -> bool) -> Result<()> {
     Ok(())
 }
 
+const CLASS: &str = r"HKLM\SYSTEM\CurrentControlSet\Control\Class\{4D36E968-E325-11CE-BFC1-08002BE10318}";
+
+const INF: &str = "[Version]\r\nSignature=\"$Windows NT$\"\r\nClass=Display\r\nClassGUID={4D36E968-E325-11CE-BFC1-08002BE10318}\r\n\
+    Provider=\"NVIDIA\"\r\nDriverVer=03/17/2021,27.21.14.6611\r\n[Manufacturer]\r\n\"N\"=NV,NTamd64\r\n[NV.NTamd64]\r\n\
+    \"RTX 3070\"=Section001,PCI\\VEN_10DE&DEV_2484\r\n[Section001]\r\n";
+
+/// Wine's SetupAPI and newdev are called for real; what Wine answers is told, and never taken for what Windows would.
+fn card_driver(scene: &Scene) -> Result<()> {
+    let wine = Wine::of(scene)?;
+    put_card(scene, &wine)?;
+    scene.write("disk/kept/nv_dispi.inf", INF)?;
+    let change = |change: DriverChange, address: &str| -> Result<Option<What>> {
+        let _ = fs::remove_dir_all(scene.work().join("Élodie's state"));
+        let task = Task::CardDriver { functions: vec![address.into()], change };
+        let plan =
+            SetupPlan { seal: false, ..SetupPlan::new("test/change", vec![Action::new("change", task)]) };
+        disk(scene, &plan)?;
+        wine.guest(&[SETUP, &["--no-restart"]].concat())?.done()?;
+        Ok(events(scene)?.pop().map(|event| event.what))
+    };
+    let failed = |what: &Option<What>, words: &str| match what {
+        Some(What::Failed { text, .. }) if text.contains(words) => Ok(()),
+        what => Err(anyhow::anyhow!("not '{words}': {what:?}")),
+    };
+    let card = "0000:01:00.0";
+    wine.wine(["reg", "query", &format!(r"{CLASS}\0001")]).done()?.must_exit(1)?;
+    let used = change(DriverChange::Use("kept".into()), card)?;
+    ensure!(matches!(used, Some(What::Finished { refused: 0, .. })), "{used:?}");
+    // Wine's installation ends with the driver's key, the second beside its own adapter's
+    wine.wine(["reg", "query", &format!(r"{CLASS}\0001")]).ok()?;
+    failed(&change(DriverChange::Restart, "0000:02:00.0")?, "nothing is at 0000:02:00.0")?;
+    scene.write("disk/kept/other.inf", INF)?;
+    failed(&change(DriverChange::Use("kept".into()), card)?, "more than one INF file")?;
+    put_card(scene, &wine)?; // Wine's services have forgotten it meanwhile
+    // Wine restarts no device, and has no way back to an earlier driver: its stub of that ends the program.
+    failed(&change(DriverChange::Restart, card)?, "restarting 0000:01:00.0")?;
+    let ended = change(DriverChange::RollBack, card)?;
+    ensure!(!matches!(ended, Some(What::Finished { .. })), "{ended:?}");
+    wine.wine(["reg", "delete", &DEVICE.replace("HKEY_LOCAL_MACHINE", "HKLM"), "/f"]).done()?;
+    Ok(())
+}
+
 /// Wine has no `pnputil`: the plan comes to it and says so. The policy is registry, and real.
 fn driver(scene: &Scene) -> Result<()> {
     let wine = Wine::of(scene)?;
-    let inf = "[Version]\r\nSignature=\"$Windows NT$\"\r\nClass=Display\r\nClassGUID={4D36E968-E325-11CE-BFC1-08002BE10318}\r\n\
-        Provider=\"NVIDIA\"\r\nDriverVer=03/17/2021,27.21.14.6611\r\n[Manufacturer]\r\n\"N\"=NV,NTamd64\r\n[NV.NTamd64]\r\n\
-        \"RTX 3070\"=Section001,PCI\\VEN_10DE&DEV_2484\r\n[Section001]\r\n";
-    scene.write("disk/driver/Display.Driver/nv_dispi.inf", inf)?;
+    scene.write("disk/driver/Display.Driver/nv_dispi.inf", INF)?;
     let task = Task::Driver { inf: "driver/Display.Driver".into(), install: false };
     let staged = SetupPlan {
         seal: false,
@@ -684,10 +726,15 @@ fn desktop(scene: &Scene, wine: &Wine<'_>, screen: &Screen) -> Result<()> {
     Ok(())
 }
 
-fn report(scene: &Scene) -> Result<()> {
-    let wine = Wine::of(scene)?;
+/// Puts a card with code 43 into Wine's registry, where its SetupAPI finds it.
+fn put_card(scene: &Scene, wine: &Wine<'_>) -> Result<()> {
     let mut file = format!("Windows Registry Editor Version 5.00\r\n\r\n[{DEVICE}]\r\n");
     file += "\"ClassGUID\"=\"{4D36E968-E325-11CE-BFC1-08002BE10318}\"\r\n";
+    // the first property once more, where Wine looks for devices that an INF is for; bytes, because the file is not UTF-16
+    let ids: Vec<String> = b"PCI\\VEN_10DE&DEV_2484&SUBSYS_146B10DE&REV_A1\0PCI\\VEN_10DE&DEV_2484\0\0"
+        .map(|byte| format!("{byte:02x}"))
+        .into();
+    file += &format!("\"HardwareID\"=hex(7):{}\r\n", ids.join(","));
     for (category, number, kind, bytes) in properties() {
         let hex: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         file += &format!(
@@ -700,7 +747,12 @@ fn report(scene: &Scene) -> Result<()> {
          \"MSISupported\"=dword:00000001\r\n"
     );
     scene.write("card.reg", &file)?;
-    wine.wine(["regedit", "/S", r"F:\card.reg"]).ok()?;
+    wine.wine(["regedit", "/S", r"F:\card.reg"]).ok().map(drop)
+}
+
+fn report(scene: &Scene) -> Result<()> {
+    let wine = Wine::of(scene)?;
+    put_card(scene, &wine)?;
     let seen = wine.guest(&["report", "--json"])?.ok()?;
     println!("  report: {} ms with the start of Wine", seen.time.as_millis());
     let report = no43_guest::protocol::parse_report(seen.stdout.as_bytes())?;

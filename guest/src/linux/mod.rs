@@ -8,6 +8,7 @@ pub(crate) mod kernel_log;
 pub(crate) mod paint;
 pub(crate) mod pci;
 pub(crate) mod power;
+mod reload;
 pub(crate) mod report;
 mod scanout;
 pub(crate) mod setup;

@@ -1,4 +1,4 @@
-//! What of a set-up plan the Linux build truly does: it serves the stand-in for Windows Setup.
+//! What of a set-up plan the Linux build truly does: it serves the stand-in for Windows Setup, and reloads a card's driver.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use no43_guest::setup::event::{Cause, Outcome};
 use no43_guest::setup::first_start::{FirstStart, FirstStarted, Step};
-use no43_guest::setup::{Action, SETUP_VERSION, Task};
+use no43_guest::setup::{Action, DriverChange, SETUP_VERSION, Task};
 
-use super::Root;
+use super::{Root, reload};
 use crate::executor::place::Place;
 use crate::executor::process::{Argument, Program};
 use crate::executor::{Actor, Done, Failure, files};
@@ -56,6 +56,15 @@ impl Actor for Linux {
                 let infs = place.source(inf).map_or(0, |source| infs(&source));
                 let text = format!("'driver' is done by the Windows build only; INF files there: {infs}");
                 Err(Failure::new(Cause::Refused, text))
+            }
+            Task::CardDriver { functions, change: DriverChange::Restart } => {
+                let limit = Duration::from_secs(action.limit_seconds);
+                reload::reload(
+                    &self.root,
+                    functions,
+                    &mut reload::modprobe(place.log(&action.name)?, limit),
+                )?;
+                Ok(Done::now(Outcome::Done))
             }
             task => Err(Failure::new(
                 Cause::Refused,

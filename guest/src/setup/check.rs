@@ -2,7 +2,10 @@
 
 use std::fmt;
 
-use super::{ACTION_LIMIT, Action, PLACEHOLDERS, PLAN_LIMIT, RegistryValue, SETUP_VERSION, SetupPlan, Task};
+use super::{
+    ACTION_LIMIT, Action, DriverChange, PLACEHOLDERS, PLAN_LIMIT, RegistryValue, SETUP_VERSION, SetupPlan,
+    Task,
+};
 
 /// Longest text of a plan in characters; Windows takes command lines of 32767.
 const TEXT_LIMIT: usize = 8000;
@@ -129,6 +132,13 @@ fn check_action(action: &Action) -> Result<(), String> {
             Some(scheme) if !is_guid(scheme) => Err(format!("scheme '{scheme}' is no GUID")),
             _ => Ok(()),
         },
+        Task::CardDriver { functions, change } => {
+            if functions.is_empty() {
+                return Err("functions is empty: it takes PCI addresses as 0000:01:00.0".into());
+            }
+            functions.iter().try_for_each(|address| pci_address(address))?;
+            if let DriverChange::Use(inf) = change { source(inf) } else { Ok(()) }
+        }
         Task::ScanDevices | Task::Restart { .. } => Ok(()),
     }
 }
@@ -154,6 +164,13 @@ fn source(path: &str) -> Result<(), String> {
         return Err(format!("'{path}' is no path below the plan's folder, written with /"));
     }
     Ok(())
+}
+
+fn pci_address(address: &str) -> Result<(), String> {
+    let like = |c: u8, pattern: u8| if pattern == b'0' { c.is_ascii_hexdigit() } else { c == pattern };
+    let form = b"0000:00:00.0";
+    let good = address.len() == form.len() && address.bytes().zip(form).all(|(c, pattern)| like(c, *pattern));
+    if good { Ok(()) } else { Err(format!("'{address}' is no PCI address as 0000:01:00.0")) }
 }
 
 fn guest_path(path: &str) -> Result<(), String> {
@@ -288,6 +305,12 @@ mod tests {
                 sleep_minutes: None,
                 hibernate: None,
             },
+            Task::CardDriver { functions: vec!["01:00.0".into()], change: DriverChange::Restart },
+            Task::CardDriver { functions: vec![], change: DriverChange::RollBack },
+            Task::CardDriver {
+                functions: vec!["0000:01:00.0".into()],
+                change: DriverChange::Use(r"C:\x.inf".into()),
+            },
         ];
         let said: Vec<String> = table.into_iter().map(reason).collect();
         insta::assert_snapshot!(said.join("\n"), @r"
@@ -300,6 +323,9 @@ mod tests {
         set-up plan, action 0 ('a'): 'Administrators' is no SID as S-1-5-32-544
         set-up plan, action 0 ('a'): '12345' is no computer name: 1 to 15 letters, digits, hyphens, not digits alone
         set-up plan, action 0 ('a'): scheme 'high' is no GUID
+        set-up plan, action 0 ('a'): '01:00.0' is no PCI address as 0000:01:00.0
+        set-up plan, action 0 ('a'): functions is empty: it takes PCI addresses as 0000:01:00.0
+        set-up plan, action 0 ('a'): 'C:\x.inf' is no path below the plan's folder, written with /
         ");
     }
 
@@ -342,7 +368,7 @@ mod tests {
     fn another_version_and_unknown_words_are_refused() {
         let error = |text: &str| SetupPlan::parse(text.as_bytes()).unwrap_err().to_string();
         insta::assert_snapshot!(error(r#"{"version":2,"id":"x","actions":[]}"#), @"the set-up plan has version 2, this program knows 1: take the guest program that came with the no43 that made the plan");
-        insta::assert_snapshot!(error(r#"{"version":1,"id":"x","actions":[{"name":"a","task":{"do":"format"}}]}"#), @"the set-up plan cannot be read: unknown variant `format`, expected one of `msi`, `exe`, `driver`, `registry`, `service`, `copy`, `remove`, `command`, `password`, `group`, `computer-name`, `power`, `scan-devices`, `restart` at line 1 column 66");
+        insta::assert_snapshot!(error(r#"{"version":1,"id":"x","actions":[{"name":"a","task":{"do":"format"}}]}"#), @"the set-up plan cannot be read: unknown variant `format`, expected one of `msi`, `exe`, `driver`, `registry`, `service`, `copy`, `remove`, `command`, `password`, `group`, `computer-name`, `power`, `scan-devices`, `card-driver`, `restart` at line 1 column 66");
     }
 
     #[test]

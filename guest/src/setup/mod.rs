@@ -225,12 +225,31 @@ pub enum Task {
     },
     /// Look for devices again, and try drivers again where none could be installed.
     ScanDevices,
+    /// Change the driver of a card that is there.
+    CardDriver {
+        /// PCI addresses in the guest, as `0000:01:00.0`.
+        functions: Vec<String>,
+        /// What happens to it.
+        change: DriverChange,
+    },
     /// Restart the guest, then go on.
     Restart {
         /// Only if an action before asked for it.
         #[serde(default)]
         only_if_needed: bool,
     },
+}
+
+/// What happens to the driver of a card.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriverChange {
+    /// It lets go of the card and takes it again; no file changes.
+    Restart,
+    /// The driver of this source, an `.inf` or a folder with one, takes its place, also where Windows has a newer one.
+    Use(String),
+    /// The driver before comes back.
+    RollBack,
 }
 
 /// What the exit code of a program means. A code that is in no list is a failure.
@@ -327,6 +346,11 @@ pub const SUPPORT: &[Support] = &[
     row("computer-name", "SetComputerNameEx", Some("/etc/hostname")),
     row("power", "powercfg", None),
     row("scan-devices", "CM_Reenumerate_DevNode, with another try of failed installations", None),
+    row(
+        "card-driver",
+        "DIF_PROPERTYCHANGE, UpdateDriverForPlugAndPlayDevices, or DiRollbackDriver",
+        Some("takes the driver's module out and loads it again; other changes are Windows' own"),
+    ),
     row("restart", "restarts, goes on as a service", Some("restarts; whoever starts it again lets it go on")),
 ];
 
@@ -348,6 +372,7 @@ impl Task {
             Self::ComputerName { .. } => "computer-name",
             Self::Power { .. } => "power",
             Self::ScanDevices => "scan-devices",
+            Self::CardDriver { .. } => "card-driver",
             Self::Restart { .. } => "restart",
         }
     }
@@ -400,6 +425,14 @@ pub fn first_logon_command(folder: &str) -> String {
         r"cmd.exe /c for %d in ({}) do if exist %d:\{folder}\no43-guest.exe %d:\{folder}\no43-guest.exe setup --plan %d:\{folder}\plan.json",
         letters.join(" ")
     )
+}
+
+/// Says on which disk of a running Windows a folder with a plan lies: a line with the letter for each.
+#[must_use]
+pub fn find_plan_command(folder: &str) -> [String; 4] {
+    let letters: Vec<String> = ('C'..='Z').map(|c| c.to_string()).collect();
+    let line = format!(r"for %d in ({}) do @if exist %d:\{folder}\plan.json @echo %d", letters.join(" "));
+    ["cmd.exe".to_owned(), "/d".to_owned(), "/c".to_owned(), line]
 }
 
 /// A command of the answer file's windowsPE pass: the same search, then the watcher of Setup's logs, beside which Setup goes

@@ -5,19 +5,21 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use no43_guest::protocol::DevNode;
 use no43_guest::setup::event::{Cause, Outcome};
 use no43_guest::setup::first_start::{FirstStart, FirstStarted, ParsecTeam, Step};
 use no43_guest::setup::{
-    Action, Codes, PARSEC_ARGUMENTS, PARSEC_INSTALLER, PARSEC_SERVICE, RegistryValue, SETUP_VERSION,
-    ServiceStart, ServiceState, Task, WINDOWS_PROGRAM,
+    Action, Codes, DriverChange, PARSEC_ARGUMENTS, PARSEC_INSTALLER, PARSEC_SERVICE, RegistryValue,
+    SETUP_VERSION, ServiceStart, ServiceState, Task, WINDOWS_PROGRAM,
 };
 use windows_sys::Win32::System::Services::{
     SERVICE_AUTO_START, SERVICE_DEMAND_START, SERVICE_DISABLED, SERVICE_RUNNING, SERVICE_STOPPED,
 };
 
 use super::api::registry::{self, Raw};
-use super::api::{account, devices, machine, service::Service};
+use super::api::{account, devices, drivers, machine, service::Service};
 use super::service;
+use crate::devnodes;
 use crate::executor::place::Place;
 use crate::executor::process::{Argument, Program};
 use crate::executor::{Actor, Done, Failure, files};
@@ -125,6 +127,7 @@ impl Actor for Windows {
                 Ok(Done::now(Outcome::Done))
             }
             Task::ScanDevices => done(devices::scan(), "looking for devices again"),
+            Task::CardDriver { functions, change } => change_driver(functions, change, place),
             Task::Restart { .. } => Ok(Done::now(Outcome::Done)), // the executor's own business
         }
     }
@@ -237,6 +240,52 @@ fn driver(inf: &Path, install: bool, output: PathBuf, limit: Duration) -> Result
     let codes = Codes { unchanged: vec![259], ..Codes::default() };
     let arguments = words.into_iter().map(Argument::Word).collect();
     Program { path: "pnputil.exe".into(), arguments, output, own_log: None, limit }.run(&codes)
+}
+
+/// What one function of a card is changed by; whether Windows must restart.
+type Change<'a> = dyn Fn(&DevNode) -> io::Result<bool> + 'a;
+
+fn change_driver(functions: &[String], change: &DriverChange, place: &Place) -> Result<Done, Failure> {
+    let inf = match change {
+        DriverChange::Use(inf) => Some(only_inf(place.source(inf)?)?),
+        _ => None,
+    };
+    let change: (&str, &Change<'_>) = match (change, &inf) {
+        (DriverChange::Restart, _) => ("restarting", &|node| drivers::restart(&node.instance)),
+        (DriverChange::RollBack, _) => ("the driver before for", &|node| drivers::roll_back(&node.instance)),
+        (DriverChange::Use(_), inf) => ("another driver for", &|node| {
+            let id = node.hardware_ids.first().map(String::as_str).unwrap_or_default();
+            drivers::use_driver(id, inf.as_deref().unwrap_or(Path::new("")))
+        }),
+    };
+    let nodes = devices::pci_nodes().map_err(|error| Failure::io("device nodes", &error))?;
+    let there = devnodes::functions(&nodes, &mut Vec::new());
+    let mut restart = false;
+    for address in functions {
+        let node = there.iter().find(|one| one.address == *address).and_then(|one| one.node.as_ref());
+        let node = node.ok_or_else(|| Failure::new(Cause::NotSo, format!("nothing is at {address}")))?;
+        restart |=
+            (change.1)(node).map_err(|error| Failure::io(format_args!("{} {address}", change.0), &error))?;
+    }
+    Ok(Done::now(if restart { Outcome::RestartNeeded } else { Outcome::Done }))
+}
+
+/// The file itself, or the only `.inf` of a folder, as `pnputil /export-driver` leaves it.
+fn only_inf(source: PathBuf) -> Result<PathBuf, Failure> {
+    if source.is_file() {
+        return Ok(source);
+    }
+    let entries = fs::read_dir(&source).map_err(|error| Failure::io(source.display(), &error))?;
+    let is_inf =
+        |path: &PathBuf| path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("inf"));
+    let mut infs = entries.filter_map(|entry| Some(entry.ok()?.path())).filter(is_inf);
+    match (infs.next(), infs.next()) {
+        (Some(inf), None) => Ok(inf),
+        (None, _) => Err(Failure::new(Cause::Source, format!("{}: no INF file is in it", source.display()))),
+        (Some(_), Some(_)) => {
+            Err(Failure::new(Cause::Source, format!("{}: more than one INF file is in it", source.display())))
+        }
+    }
 }
 
 fn powercfg(words: Vec<String>, output: &Path, limit: Duration) -> Result<(), Failure> {

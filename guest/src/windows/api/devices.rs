@@ -59,7 +59,8 @@ const PROPERTIES: &[(Property, DEVPROPKEY)] = &[
     (Property::MaxLinkWidth, pci(12)),
 ];
 
-struct Set(HDEVINFO);
+/// A set of devices, which ends with this value.
+pub(super) struct Set(pub(super) HDEVINFO);
 
 impl Drop for Set {
     fn drop(&mut self) {

@@ -2,6 +2,7 @@
 
 pub(crate) mod account;
 pub(crate) mod devices;
+pub(crate) mod drivers;
 pub(crate) mod events;
 pub(crate) mod facts;
 pub(crate) mod machine;

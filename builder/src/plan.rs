@@ -4,18 +4,20 @@
 //! `cards`, `user`, `display`, `network`, `checks`) is given when the machine starts and never enters a key.
 
 mod devices;
+mod drivers;
 mod gather;
 mod make;
 mod show;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::key::Key;
-use crate::windows::{WindowsBase, WindowsSetup};
+use crate::windows::{DriverIn, WindowsBase, WindowsSetup};
 
 pub use devices::{AudioPlan, DevicesPlan, DiskPlan, ForwardPlan, SharePlan, UsbPlan};
 pub(crate) use gather::fits;
@@ -68,6 +70,30 @@ pub struct DriverPlan {
     /// What the package's INFs say of them: `matches`, `other build`, `needs subsystem` or `not listed`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub listed: BTreeMap<String, String>,
+    /// Packages that take its place while the card is proved.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<OtherDriver>,
+}
+
+/// A package that takes the place of the guest's driver.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OtherDriver {
+    /// The name of an input.
+    pub name: String,
+    /// What runs afterwards, such as `472.12`.
+    pub version: String,
+    /// How it goes in.
+    pub source: DriverSource,
+}
+
+/// How a driver goes into a guest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriverSource {
+    /// From a set-up disk.
+    Windows(DriverIn),
+    /// By the steps of a layer.
+    Linux(LinuxDriver),
 }
 
 /// What runs inside the machine.
@@ -553,7 +579,7 @@ pub enum WorkWish {
 }
 
 /// Something that a working card survives.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Lifecycle {
     /// The guest restarts; QEMU stays.
@@ -562,6 +588,28 @@ pub enum Lifecycle {
     ColdStart,
     /// The cards are taken out of the running guest and plugged in again.
     Replug,
+    /// The driver lets go of its cards and takes them again; no file changes.
+    DriverReload,
+    /// The driver is taken out of the guest and put in again.
+    DriverReinstall,
+    /// The driver of another package takes its place, newer or older: the one of [`DriverPlan::others`] with this name.
+    Driver(String),
+    /// Windows goes back to the driver before.
+    DriverRollback,
+}
+
+impl fmt::Display for Lifecycle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reboot => f.write_str("reboot"),
+            Self::ColdStart => f.write_str("cold start"),
+            Self::Replug => f.write_str("replug"),
+            Self::DriverReload => f.write_str("reload of the driver"),
+            Self::DriverReinstall => f.write_str("reinstallation of the driver"),
+            Self::Driver(name) => write!(f, "installation of driver {name}"),
+            Self::DriverRollback => f.write_str("rollback of the driver"),
+        }
+    }
 }
 
 /// Where pictures go.

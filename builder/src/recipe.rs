@@ -18,7 +18,7 @@ pub use defaults::TEXT as DEFAULTS;
 pub use show::Shown;
 pub use typed::{
     CardAsk, CopyFrom, DriverAsk, DriverInstall, DriverSpots, FileAsk, Guest, Input, InputFrom, MachineAsk,
-    Recipe, RemoteAsk, Spot, Step, StepAsk,
+    OtherDriverAsk, Recipe, RemoteAsk, Spot, Step, StepAsk,
 };
 pub use windows::{Release, Windows, WindowsSpots};
 pub(crate) use windows::{computer_name_fault, user_name_fault};

@@ -9,7 +9,7 @@ mod keys;
 mod walk;
 
 pub use json::json;
-pub(crate) use keys::RECIPE;
+pub(crate) use keys::{DRIVER_STEP, RECIPE};
 pub(crate) use walk::check;
 
 /// One key of a table.
@@ -39,6 +39,8 @@ pub(crate) enum Kind {
     Text(Form),
     /// One of these words.
     OneOf(&'static [Word]),
+    /// One of these words, or a name behind this one.
+    WordOr(&'static [Word], &'static str),
     /// The first of these whose type fits.
     Either(&'static [Kind]),
     List(&'static Kind),

@@ -15,6 +15,8 @@ use no43_machine::qmp::wait_event;
 use no43_machine::spec::{DirectKernel, Disk, DiskCache, MachineSpec, Network, Smp};
 use no43_machine::{Agent, AgentError, Machine, StartError, StartOptions, StopLimits, StoppedBy};
 
+pub use driver::{driver_command, driver_disk};
+
 use crate::build::child::{self, tool};
 use crate::build::{BuildError, Context, Made};
 use crate::debian::{self, Entry};
@@ -182,7 +184,7 @@ fn machine(
         cmdline: direct.command_line,
     });
     if let StepPlan::Driver(driver) = step {
-        spec.disks.extend(driver.run.as_ref().map(|run| driver::disk(&run.path)));
+        spec.disks.extend(driver.run.as_ref().map(driver_disk));
     }
     let online = matches!(step, StepPlan::Install { .. } | StepPlan::Driver(_))
         || !matches!(plan.network, NetworkPlan::None);
@@ -209,7 +211,9 @@ fn in_machine(
         StepPlan::Run { argv, limit } => run(&agent, argv, seconds(*limit), context)?,
         StepPlan::Copy { files } => copy(&agent, files, context)?,
         StepPlan::Install { packages, limit } => install(&agent, packages, seconds(*limit), context)?,
-        StepPlan::Driver(driver) => run(&agent, &driver::argv(driver), seconds(driver.limit), context)?,
+        StepPlan::Driver(driver) => {
+            run(&agent, &driver_command(driver, false), seconds(driver.limit), context)?;
+        }
         StepPlan::Reboot { limit } => {
             reboot(&machine, &agent, seconds(*limit), console, context)?;
             wait_booted(&agent, context)?;

@@ -3,6 +3,7 @@
 //! Planning chooses edition, answer file, drivers and set-up plan (`plan`); building writes the set-up disk, installs
 //! ([`crate::install`]), and seals disk, UEFI variables, TPM state and identity as one artifact (`seal`).
 
+mod change;
 mod extra;
 mod make;
 pub(crate) mod plan;
@@ -10,6 +11,7 @@ mod seal;
 mod setup_run;
 mod steps;
 
+pub use change::{CardThere, DriverOnDisk, driver_folder, write_driver_disk};
 pub(crate) use extra::layers;
 pub use extra::{DriverIn, WindowsSetup};
 pub(crate) use make::build;

@@ -1,4 +1,4 @@
-//! The input that a recipe names as its driver: read once, when it is locked.
+//! The inputs that a recipe names as drivers: read once, when they are locked.
 
 use std::path::Path;
 
@@ -17,7 +17,8 @@ pub(super) fn look_into(
     path: &Path,
 ) -> Result<Option<DriverFacts>, Problem> {
     let guest = &recipe.recipe;
-    if guest.driver.package.as_deref() != Some(name) {
+    let named = guest.driver.others.iter().map(|other| &other.name).chain(&guest.driver.package);
+    if !named.into_iter().any(|package| package == name) {
         return Ok(None);
     }
     let package = Package::read(path).map_err(|error| {

@@ -3,22 +3,16 @@
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::fits;
 use super::{
-    AptSource, BaseUser, CardFunctions, CardRequest, CardWish, DebianBase, DriverPlan, Facts, FileIn,
-    FileSource, GuestPlan, HostCard, HostFacts, Init, LayerPlan, LayerWhat, LinuxDriver, MachinePlan, Plan,
-    RunFile, StepPlan,
+    AptSource, BaseUser, CardFunctions, CardRequest, CardWish, DebianBase, Facts, FileIn, FileSource,
+    GuestPlan, HostCard, HostFacts, LayerPlan, LayerWhat, MachinePlan, Plan, StepPlan,
 };
-use crate::answer::DriverUpdates;
+use super::{drivers, fits};
 use crate::diagnostic::{Kind, Problem, Problems};
-use crate::driver::Version;
-use crate::driver::gate::{self, Asked, Decided};
 use crate::key::{Key, hex};
 use crate::lock::Lock;
 use crate::plan::{Awaited, Boot, Firmware};
-use crate::recipe::{
-    CardAsk, CopyFrom, DriverInstall, FileAsk, Guest, MachineAsk, Recipe, Resolved, Step, StepAsk,
-};
+use crate::recipe::{CardAsk, CopyFrom, FileAsk, Guest, MachineAsk, Recipe, Resolved, Step, StepAsk};
 
 /// The name that every layer has inside; the recipe's own is given when a machine starts.
 const HOSTNAME: &str = "no43";
@@ -34,7 +28,8 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
     let recipe = &resolved.recipe;
     crate::lock::check_media(resolved, lock)?;
     let mut notes = Vec::new();
-    let driver = driver(resolved, lock, facts)?;
+    let driver = drivers::decide(resolved, lock, facts)?;
+    let others = drivers::others(resolved, lock, facts, &mut notes)?;
     let machine =
         MachinePlan { hidden: driver.hidden, ..machine(&recipe.machine, facts.host.as_ref(), &mut notes) };
     notes.extend(driver.notes.iter().cloned());
@@ -47,7 +42,7 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
         layers.extend(crate::windows::layers(recipe, lock, facts, &layers[0])?);
         notes.extend(crate::apps::notes(&recipe.remote.apps, recipe.remote.parsec_team.is_some()));
     }
-    if let Some(wanted) = linux_driver(recipe, lock, facts, driver.version.as_ref())? {
+    if let Some(wanted) = drivers::linux_layer(recipe, lock, facts, driver.version)? {
         let inputs = step_inputs(&wanted, &recipe.machine);
         let parent = layers.last().map(|layer| layer.key.clone());
         let key = Key::of(parent.as_ref(), &inputs);
@@ -81,7 +76,7 @@ pub fn plan(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Plan, Pro
         display: recipe.display.clone(),
         network: recipe.network.clone(),
         devices: recipe.devices.clone(),
-        driver: driver_plan(recipe, &driver),
+        driver: drivers::plan(recipe, &driver, others),
         notes,
     })
 }
@@ -124,78 +119,6 @@ fn machine(ask: &MachineAsk, host: Option<&HostFacts>, notes: &mut Vec<String>) 
         hidden: false,
         identity: ask.identity,
     }
-}
-
-/// A module is built on a machine without KVM in 20 minutes.
-const LINUX_DRIVER_LIMIT: u64 = 3600;
-
-/// The driver's layer of a Linux guest.
-fn linux_driver(
-    recipe: &Recipe,
-    lock: &Lock,
-    facts: &Facts,
-    version: Option<&Version>,
-) -> Result<Option<StepPlan>, Problem> {
-    let ask = &recipe.driver;
-    let nothing = ask.package.is_none() && ask.packages.is_empty();
-    if recipe.guest.windows.is_some() || nothing || ask.install == DriverInstall::None {
-        return Ok(None);
-    }
-    if recipe.guest.init == Init::Lean {
-        let what = "a lean guest has no package manager to build a driver's module with";
-        return Err(ask.spots.package.problem(Kind::Conflict, what).fix("set guest.init = \"systemd\""));
-    }
-    let run = match &ask.package {
-        None => None,
-        Some(name) => {
-            let locked = lock.input(&recipe.name, name, &recipe.inputs[name])?;
-            let unseen =
-                || ask.spots.package.problem(Kind::File, format!("input '{name}' was not looked at"));
-            let path = facts.inputs.get(name).cloned().ok_or_else(unseen)?;
-            Some(RunFile { path, sha256: locked.sha256.clone(), bytes: locked.size })
-        }
-    };
-    Ok(Some(StepPlan::Driver(LinuxDriver {
-        packages: sorted(ask.packages.iter().cloned()),
-        run,
-        version: version.map(ToString::to_string),
-        limit: LINUX_DRIVER_LIMIT,
-    })))
-}
-
-fn driver_plan(recipe: &Recipe, decided: &Decided) -> DriverPlan {
-    let windows = recipe.guest.windows.as_ref();
-    DriverPlan {
-        version: decided.version.as_ref().map(ToString::to_string),
-        test_signed: recipe.driver.test_signed,
-        keep: windows.is_some_and(|windows| windows.updates.driver == DriverUpdates::Ours),
-        cards: decided.cards.iter().map(ToString::to_string).collect(),
-        listed: decided.listed.clone(),
-    }
-}
-
-/// The gate of the card's driver.
-fn driver(resolved: &Resolved, lock: &Lock, facts: &Facts) -> Result<Decided, Problems> {
-    let recipe = &resolved.recipe;
-    let package = match &recipe.driver.package {
-        None => None,
-        Some(name) => {
-            let locked = lock.input(&recipe.name, name, &recipe.inputs[name])?;
-            let unseen = || {
-                let what = "the lock does not say what this package holds";
-                recipe
-                    .driver
-                    .spots
-                    .package
-                    .problem(Kind::NotLocked, what)
-                    .fix(format!("run no43 lock --update {name}"))
-            };
-            Some(locked.driver.as_ref().ok_or_else(unseen)?)
-        }
-    };
-    let edition = recipe.guest.windows.as_ref().map(|windows| windows.edition.as_str());
-    let build = edition.and_then(|edition| lock.media(resolved)?.image(edition)?.build());
-    gate::decide(&Asked { recipe, package, build, host: facts.host.as_ref() })
 }
 
 fn base(recipe: &Recipe, lock: &Lock, facts: &Facts) -> Result<DebianBase, Problems> {

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{Boot, Init};
-use super::{CardWish, ChecksPlan, DebianBase, Firmware, LayerWhat, Lifecycle, NetworkPlan, Plan, StepPlan};
+use super::{CardWish, ChecksPlan, DebianBase, Firmware, LayerWhat, NetworkPlan, Plan, StepPlan};
 use crate::key::Key;
 use crate::recipe::units::show_size;
 use crate::windows::WindowsBase;
@@ -148,12 +148,9 @@ fn checks_line(checks: &ChecksPlan) -> String {
         ("work", checks.work.is_some()),
         ("quiet", checks.quiet),
     ];
-    let mut words: Vec<&str> = named.into_iter().filter(|(_, on)| *on).map(|(name, _)| name).collect();
-    words.extend(checks.own.iter().map(|check| check.name.as_str()));
-    words.extend(checks.lifecycle.iter().map(|one| match one {
-        Lifecycle::Reboot => "again after reboot",
-        Lifecycle::ColdStart => "again after cold start",
-        Lifecycle::Replug => "again after replug",
-    }));
+    let named = named.into_iter().filter(|(_, on)| *on).map(|(name, _)| name);
+    let all = named.chain(checks.own.iter().map(|check| check.name.as_str()));
+    let mut words: Vec<String> = all.map(str::to_owned).collect();
+    words.extend(checks.lifecycle.iter().map(|one| format!("again after {one}")));
     words.join(", ")
 }

@@ -3,6 +3,7 @@
 mod checks;
 mod devices;
 mod driver;
+mod lifecycle;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

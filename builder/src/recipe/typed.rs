@@ -212,8 +212,19 @@ pub struct DriverAsk {
     pub legacy: bool,
     /// Drivers that Microsoft has not signed are taken.
     pub test_signed: bool,
+    /// Packages that take its place while the card is proved, each once.
+    pub others: Vec<OtherDriverAsk>,
     /// Places of the keys.
     pub spots: DriverSpots,
+}
+
+/// A package that `checks.lifecycle` names.
+#[derive(Clone, Debug)]
+pub struct OtherDriverAsk {
+    /// The name of an input.
+    pub name: String,
+    /// Where it is named first.
+    pub spot: Spot,
 }
 
 /// Places of keys of `[driver]`.

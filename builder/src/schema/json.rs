@@ -42,6 +42,10 @@ fn kind(kind: &Kind, defaults: &Value) -> Map<String, Value> {
         Kind::Int { min, max } => object(json!({"type": "integer", "minimum": min, "maximum": max})),
         Kind::Text(form) => text(*form),
         Kind::OneOf(words) => object(json!({"enum": words.iter().map(Word::name).collect::<Vec<_>>()})),
+        Kind::WordOr(words, before) => {
+            let words = words.iter().map(Word::name).collect::<Vec<_>>();
+            object(json!({"anyOf": [{"enum": words}, {"type": "string", "pattern": format!("^{before}.")}]}))
+        }
         Kind::Either(kinds) => object(
             json!({"anyOf": kinds.iter().map(|one| self::kind(one, &Value::Null)).collect::<Vec<_>>()}),
         ),

@@ -2,7 +2,7 @@
 //!
 //! `key` is built; `later` is known, so it is never called unknown, and refused as 'not supported by this version'.
 
-use super::Kind::{Bool, Either, Int, List, Map, OneOf, Table, Tables, Text};
+use super::Kind::{Bool, Either, Int, List, Map, OneOf, Table, Tables, Text, WordOr};
 use super::{Field, Form, Kind, Status, Word};
 
 const fn key(name: &'static str, kind: Kind, doc: &'static str) -> Field {
@@ -354,10 +354,22 @@ static CHECKS: &[Field] = &[
     ),
     key(
         "lifecycle",
-        List(&OneOf(&[word("reboot"), word("cold-start"), word("replug")])),
-        "After each of these, all of it still holds.",
+        List(&WordOr(LIFECYCLE, DRIVER_STEP)),
+        "After each of these, all of it still holds; driver:NAME means another driver package.",
     ),
     key("skip", Table(SKIP), "Checks that are left out, each with its reason."),
+];
+
+/// What stands before the package's name.
+pub(crate) const DRIVER_STEP: &str = "driver:";
+
+static LIFECYCLE: &[Word] = &[
+    word("reboot"),
+    word("cold-start"),
+    word("replug"),
+    word("driver-reload"),
+    word("driver-reinstall"),
+    word("driver-rollback"),
 ];
 
 static WORK: &[Word] = &[

@@ -56,6 +56,10 @@ impl Walk<'_> {
                 }
             }
             (Kind::OneOf(words), Value::Text(text)) => self.word(node, text, words, key),
+            (Kind::WordOr(words, before), Value::Text(text)) => match text.strip_prefix(before) {
+                Some(_) => self.name_behind(node, text, before, key),
+                None => self.word(node, text, words, key),
+            },
             (Kind::Either(kinds), value) => match kinds.iter().find(|kind| kind.fits(value)) {
                 Some(kind) => self.value(node, kind, key),
                 None => self.wrong_type(node, kind, key),
@@ -81,6 +85,15 @@ impl Walk<'_> {
                 }
             }
             _ => self.wrong_type(node, kind, key),
+        }
+    }
+
+    fn name_behind(&mut self, node: &Node, text: &str, before: &str, key: &str) {
+        let name = text.trim_start_matches(before);
+        if let Err((_, fix)) = Form::Name.check(name) {
+            let what = format!("'{text}' cannot be used here");
+            let fix = format!("behind '{before}': {fix}");
+            self.problems.push(Problem::new(Wrong::BadValue, key, what).at(node.origin.place()).fix(fix));
         }
     }
 
@@ -143,7 +156,7 @@ impl Kind {
         match (self, value) {
             (Self::Bool, Value::Bool(_))
             | (Self::Int { .. }, Value::Int(_))
-            | (Self::Text(_), Value::Text(_))
+            | (Self::Text(_) | Self::WordOr(..), Value::Text(_))
             | (Self::List(_) | Self::Tables(_), Value::List(_))
             | (Self::Table(_) | Self::Map(_), Value::Table(_)) => true,
             // Beside other kinds a word only stands for itself: memory = "auto" or a size.
@@ -169,7 +182,7 @@ impl Kind {
             Self::Int { .. } => "a number".to_owned(),
             Self::Text(form) => form.describe().to_owned(),
             Self::OneOf([only]) => format!("\"{}\"", only.name),
-            Self::OneOf(_) => "a word".to_owned(),
+            Self::OneOf(_) | Self::WordOr(..) => "a word".to_owned(),
             Self::Either(kinds) => kinds.iter().map(Self::describe).collect::<Vec<_>>().join(" or "),
             Self::List(_) => "a list".to_owned(),
             Self::Tables(_) => "a list of tables".to_owned(),

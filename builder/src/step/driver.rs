@@ -4,14 +4,9 @@
 //! Flags are those of NVIDIA's README for the installer; components those of Debian's wiki. Neither a package of Debian's non-free
 //! archive nor a real `.run` file was at hand: tests run these scripts with stand-ins.
 
-use std::path::Path;
-
 use no43_machine::spec::{Disk, DiskCache};
 
-use crate::plan::LinuxDriver;
-
-/// By this the guest finds the file among its disks.
-const SERIAL: &str = "no43-driver";
+use crate::plan::{LinuxDriver, RunFile};
 
 /// Packages from the components that Debian keeps apart. Arguments: the version that must come of it (or nothing), then packages.
 const PACKAGES: &str = r#"set -e
@@ -24,18 +19,20 @@ for list in "$ETC"/apt/sources.list.d/*.sources; do
     [ ! -f "$list" ] || sed -i -E '/^Components:.* main/ { / non-free( |$)/! s/ main/ main contrib non-free non-free-firmware/ }' "$list"
 done
 apt-get -q update
-apt-get -q -y --no-install-recommends install "linux-headers-$(uname -r)" "$@"
+apt-get -q -y --no-install-recommends install "linux-headers-$(uname -r)"
+apt-get -q -y --no-install-recommends install $AGAIN "$@"
 apt-get clean
 find "$VAR"/lib/apt/lists -type f -delete 2> /dev/null || true
 "#;
 
-/// NVIDIA's own installer. Arguments: version, size in bytes and SHA-256 of the file that lies on a disk of its own.
+/// NVIDIA's own installer. Arguments: version, size in bytes and SHA-256 of the file that lies on a disk of its own, and the
+/// disk's serial number.
 const RUN: &str = r#"set -e
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C.UTF-8
-version=$1; size=$2; sha256=$3
+version=$1; size=$2; sha256=$3; serial=$4
 disk=
 for block in "$SYS"/block/*; do
-    [ "$(cat "$block/serial" 2> /dev/null)" != no43-driver ] || disk=$DEV/${block##*/}
+    [ "$(cat "$block/serial" 2> /dev/null)" != "$serial" ] || disk=$DEV/${block##*/}
 done
 [ -n "$disk" ] || { echo "the disk with the driver is not there" >&2; exit 1; }
 apt-get -q update
@@ -68,9 +65,10 @@ echo "nvidia $is for $(uname -r)"
 /// Where things are, which tests say otherwise.
 const PLACES: &str = "ETC=/etc VAR=/var SYS=/sys DEV=/dev\n";
 
-/// Program and arguments.
-pub(super) fn argv(driver: &LinuxDriver) -> Vec<String> {
-    command(driver, PLACES)
+/// What installs a driver in a running Linux guest, as program and arguments; `again` also where it is installed already.
+#[must_use]
+pub fn driver_command(driver: &LinuxDriver, again: bool) -> Vec<String> {
+    command(driver, &format!("{PLACES}AGAIN={}\n", if again { "--reinstall" } else { "" }))
 }
 
 fn command(driver: &LinuxDriver, places: &str) -> Vec<String> {
@@ -79,21 +77,26 @@ fn command(driver: &LinuxDriver, places: &str) -> Vec<String> {
     let mut argv = vec!["sh".to_owned(), "-c".to_owned(), script, "driver".to_owned()];
     argv.push(driver.version.clone().unwrap_or_default());
     match &driver.run {
-        Some(run) => argv.extend([run.bytes.to_string(), run.sha256.clone()]),
+        Some(run) => argv.extend([run.bytes.to_string(), run.sha256.clone(), serial(run)]),
         None => argv.extend(driver.packages.iter().cloned()),
     }
     argv
 }
 
 /// The `.run` file as a disk of the machine: hundreds of megabytes are too much for the agent.
-pub(super) fn disk(path: &Path) -> Disk {
-    Disk { serial: Some(SERIAL.to_owned()), read_only: true, cache: DiskCache::Unsafe, ..Disk::raw(path) }
+#[must_use]
+pub fn driver_disk(run: &RunFile) -> Disk {
+    Disk { serial: Some(serial(run)), read_only: true, cache: DiskCache::Unsafe, ..Disk::raw(&run.path) }
+}
+
+/// By this the guest finds the file among its disks. At most 20 characters, as virtio's disks have.
+fn serial(run: &RunFile) -> String {
+    format!("no43-{}", run.sha256.get(..12).unwrap_or(&run.sha256))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::RunFile;
     use sha2::{Digest, Sha256};
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
@@ -110,7 +113,6 @@ mod tests {
             }
             stage.write("etc/apt/sources.list", "deb http://deb.debian.org/debian bookworm main\n");
             stage.write("sys/block/vda/serial", "no43-system");
-            stage.write("sys/block/vdb/serial", SERIAL);
             let called = stage.path("called").display().to_string();
             stage.program("apt-get", &format!("echo apt-get \"$@\" >> {called}"));
             stage.program("uname", "echo 6.1.0-1-amd64");
@@ -133,8 +135,13 @@ mod tests {
         }
 
         fn run(&self, driver: &LinuxDriver) -> Output {
+            let serial = driver.run.as_ref().map_or_else(String::new, serial);
+            self.write("sys/block/vdb/serial", &serial);
             let at = self.0.path().display();
-            let argv = command(driver, &format!("ETC={at}/etc VAR={at}/var SYS={at}/sys DEV={at}/dev\n"));
+            let argv = command(
+                driver,
+                &format!("ETC={at}/etc VAR={at}/var SYS={at}/sys DEV={at}/dev AGAIN=--reinstall\n"),
+            );
             let path = format!("{at}/bin:/usr/bin:/bin");
             Command::new(&argv[0]).args(&argv[1..]).env("PATH", path).output().unwrap()
         }
@@ -159,11 +166,9 @@ mod tests {
             list,
             "deb http://deb.debian.org/debian bookworm main contrib non-free non-free-firmware\n"
         );
-        assert!(
-            stage
-                .called()
-                .contains("install linux-headers-6.1.0-1-amd64 firmware-misc-nonfree nvidia-driver")
-        );
+        let called = stage.called();
+        assert!(called.contains("install linux-headers-6.1.0-1-amd64\n"), "{called}");
+        assert!(called.contains("install --reinstall firmware-misc-nonfree nvidia-driver\n"), "{called}");
         assert!(stage.path("etc/modprobe.d/no43-driver.conf").is_file());
         // twice is as good as once
         assert!(stage.run(&packages("535.216")).status.success());

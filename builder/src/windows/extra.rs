@@ -59,7 +59,7 @@ const DISPLAY: &str = "Display.Driver";
 /// 1 is what administrators report for 'done, restart needed'; NVIDIA documents no list.
 const RESTART_CODES: &[i64] = &[1, 3010, 1641];
 /// The longest known installation took five minutes on a disk without cache.
-const DRIVER_LIMIT: u64 = 2400;
+pub(super) const DRIVER_LIMIT: u64 = 2400;
 
 /// Layers that the recipe asks for on top of `base`.
 pub(crate) fn layers(
@@ -188,7 +188,7 @@ fn staged(shown: &str, facts: Option<&DriverFacts>) -> Vec<Action> {
     folders.into_iter().map(action).collect()
 }
 
-fn installer(shown: &str, components: &[String]) -> Action {
+pub(super) fn installer(shown: &str, components: &[String]) -> Action {
     let words = SETUP_ARGUMENTS.iter().chain([&DISPLAY]).map(|word| (*word).to_owned());
     let task = Task::Exe {
         program: format!("{DRIVER}/setup.exe"),

@@ -15,12 +15,13 @@ use no43_machine::spec::{Disk, DiskCache, Display, MachineSpec, PassedCard, Seri
 use no43_machine::tpm::Swtpm;
 use no43_machine::{Agent, Machine, StartOptions};
 
+use super::change;
 use super::extra::{DRIVER, DriverIn, WindowsSetup};
 use super::make::{LABEL, guest_program};
 use super::seal::{Private, Sealed, TPM, VARS, Who};
 use crate::answer::FOLDER;
 use crate::build::{BuildError, Context, Lent, Made};
-use crate::driver::{self, Package, Parts, Version};
+use crate::driver::{self, Package, Version};
 use crate::image::{BootKind, DISK, Image, Provenance};
 use crate::install::com1;
 use crate::install::watch::Seen;
@@ -168,11 +169,7 @@ fn unpack(wanted: &DriverIn, to: &Path, context: &mut Context<'_>) -> Result<(),
     let failed = |error: driver::DriverError| BuildError::Inputs(std::io::Error::other(error));
     fs::create_dir_all(to).map_err(StoreError::io("create", to))?;
     let package = Package::read(&wanted.package.path).map_err(failed)?;
-    let parts = match wanted.install {
-        DriverInstall::WithCard => Parts::Installer(&wanted.components),
-        _ => Parts::Staged,
-    };
-    let unpacked = driver::unpack(&package, parts, to).map_err(failed)?;
+    let unpacked = driver::unpack(&package, change::parts(wanted), to).map_err(failed)?;
     context.log_line(&format!(
         "unpacked {} files, {} bytes of the driver package",
         unpacked.files, unpacked.bytes

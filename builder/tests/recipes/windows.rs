@@ -53,6 +53,7 @@ fn windows_plan(folder: &Folder, sets: &[&str]) -> Result<Plan, Problems> {
             driver: match name.as_str() {
                 "old" => Some(driver("466.11")),
                 "new" => Some(driver("472.12")),
+                "zero" => Some(driver("461.72")),
                 _ => None,
             },
         };
@@ -222,4 +223,69 @@ step: this version has no 'wait-for' in Windows guests (step 'step 1')
     let other = of(&[&run.replace("/silent", "/S")]).unwrap();
     assert_eq!(keys(&plan)[..3], keys(&other)[..3]);
     assert_ne!(keys(&plan)[3], keys(&other)[3]);
+}
+
+#[test]
+fn a_card_is_proved_under_other_drivers_too() {
+    let folder = Folder::with(&[("games.toml", WINDOWS_DRIVER)]);
+    let of = |sets: &[&str]| windows_plan(&folder, sets);
+    let asked =
+        "checks.lifecycle=['driver:old', 'driver-rollback', 'driver-reinstall', 'driver:new', 'driver:old']";
+    let plan = of(&["driver.package=new", asked]).unwrap_or_else(|problems| panic!("{problems}"));
+    // what is proved afterwards never makes another image
+    assert_eq!(keys(&plan), keys(&of(&[]).unwrap()));
+    let others: Vec<_> =
+        plan.driver.others.iter().map(|one| (one.name.as_str(), one.version.as_str())).collect();
+    assert_eq!(others, [("old", "466.11"), ("new", "472.12")]);
+    let again: Plan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
+    assert_eq!(again, plan, "a plan survives JSON");
+    let said = plan.to_string();
+    let line = said.lines().find(|line| line.contains("again after")).unwrap_or_default();
+    insta::assert_snapshot!(line.trim(), @"checks   agent, card, driver, connector, work, quiet, rdp, parsec, again after installation of driver old, again after rollback of the driver, again after reinstallation of the driver, again after installation of driver new, again after installation of driver old");
+    // the gate is the same as for the recipe's own driver
+    let zero = r#"inputs.zero={ path = "zero.exe" }"#;
+    let refused = of(&[zero, "checks.lifecycle=['driver:zero']"]).unwrap_err().to_string();
+    insta::assert_snapshot!(refused.replace(&folder.path("").display().to_string(), ""), @"
+    --set: checks.lifecycle.0: driver 461.72 is older than 465: 10de:2484 GA104 [GeForce RTX 3070] would end with Code 43 in a VM that it sees
+        fix   take a package of branch 465 or newer, or set driver.legacy = true: the VM then hides itself, and is slower
+    ");
+}
+
+#[test]
+fn what_no_driver_can_do_is_said_before_anything_starts() {
+    let linux = "guest.os = 'debian12'\n[[card]]\nany = true\n[checks]\nlifecycle = ['driver-reload', 'driver-reinstall', 'driver-rollback', 'driver:nvidia', 'driver:']\n";
+    let lean = "guest = { os = 'debian12', init = 'lean' }\nmachine.boot = 'direct'\n[checks]\nlifecycle = ['driver-reload']\n";
+    let windows = WINDOWS_DRIVER.to_owned()
+        + "[checks]\nlifecycle = ['driver-rollback', 'driver:old', 'driver-rollback', 'driver-rollback']\n";
+    let folder = Folder::with(&[("linux.toml", linux), ("lean.toml", lean), ("games.toml", &windows)]);
+    insta::assert_snapshot!(folder.complaint("linux.toml", &[]), @"
+    linux.toml:5:87: checks.lifecycle.4: 'driver:' cannot be used here
+        fix   behind 'driver:': use letters, digits, '-', '_' and '.', starting with a letter or digit
+    ");
+    insta::assert_snapshot!(folder.complaint("linux.toml", &["checks.lifecycle.4=reboot"]), @r#"
+    linux.toml:5:31: checks.lifecycle.1: the driver is the kernel's own
+        fix   ask for driver-reload, or name driver.package
+    linux.toml:5:51: checks.lifecycle.2: only Windows keeps the driver before
+        fix   name the package: driver:NAME
+    linux.toml:5:70: checks.lifecycle.3: there is no input 'nvidia', and drivers.toml lists none
+        fix   add nvidia = { path = "…" } to [inputs], or run no43 driver add FILE
+    "#);
+    insta::assert_snapshot!(folder.complaint("lean.toml", &[]), @"
+    lean.toml:4:14: checks.lifecycle.0: there is no card whose driver could change
+        fix   add a [[card]], or leave this out
+    ");
+    insta::assert_snapshot!(folder.complaint("games.toml", &[]), @"
+    games.toml:23:14: checks.lifecycle.0: there is no driver before to go back to
+        fix   put driver:NAME before it
+    games.toml:23:66: checks.lifecycle.3: there is no driver before to go back to
+        fix   put driver:NAME before it
+    ");
+    insta::assert_snapshot!(folder.complaint("games.toml", &["driver.install=with-card"]), @r#"
+    games.toml:23:14: checks.lifecycle.0: NVIDIA's installer is told to leave nothing of the driver before
+        fix   name the package: driver:NAME, or set driver.install = "staged"
+    games.toml:23:47: checks.lifecycle.2: NVIDIA's installer is told to leave nothing of the driver before
+        fix   name the package: driver:NAME, or set driver.install = "staged"
+    games.toml:23:66: checks.lifecycle.3: NVIDIA's installer is told to leave nothing of the driver before
+        fix   name the package: driver:NAME, or set driver.install = "staged"
+    "#);
 }

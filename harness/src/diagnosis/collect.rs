@@ -218,6 +218,8 @@ pub(crate) fn round_word(round: crate::evidence::Round) -> &'static str {
         Round::AfterReboot => "after-reboot",
         Round::AfterColdStart | Round::Cycle(_) => "after-cold-start",
         Round::AfterReplug => "after-replug",
+        Round::AfterReload => "after-driver-reload",
+        Round::AfterReinstall | Round::AfterDriver | Round::AfterRollback => "after-driver-change",
         Round::AfterRun => "after-run",
     }
 }

@@ -205,6 +205,14 @@ pub enum Round {
     AfterColdStart,
     /// After the cards were taken out of the running guest and plugged in again.
     AfterReplug,
+    /// After the driver let go of its cards and took them again.
+    AfterReload,
+    /// After the driver was taken out of the guest and put in again.
+    AfterReinstall,
+    /// After the driver of another package took its place.
+    AfterDriver,
+    /// After Windows went back to the driver before.
+    AfterRollback,
     /// After so many power cycles, which nothing but that was done between.
     Cycle(u32),
     /// After the machine is gone.
@@ -214,7 +222,7 @@ pub enum Round {
 impl Round {
     /// True for a round that repeats the first one.
     pub fn is_again(self) -> bool {
-        self.is_restart() || matches!(self, Self::AfterReplug)
+        !matches!(self, Self::First | Self::AfterRun)
     }
 
     /// True where the guest has started anew.
@@ -229,6 +237,10 @@ impl Round {
             Self::AfterReboot => " again after reboot".into(),
             Self::AfterColdStart => " again after cold start".into(),
             Self::AfterReplug => " again after replug".into(),
+            Self::AfterReload => " again after reload of the driver".into(),
+            Self::AfterReinstall => " again after reinstallation of the driver".into(),
+            Self::AfterDriver => " again with another driver".into(),
+            Self::AfterRollback => " again after rollback of the driver".into(),
             Self::Cycle(number) => format!(" again after power cycle {number}").into(),
         }
     }

@@ -138,6 +138,10 @@ fn heading(round: Round) -> String {
         Round::AfterReboot => "After a reboot of the guest".into(),
         Round::AfterColdStart => "After a cold start".into(),
         Round::AfterReplug => "After the card was taken out and plugged in again".into(),
+        Round::AfterReload => "After a reload of the driver".into(),
+        Round::AfterReinstall => "After a reinstallation of the driver".into(),
+        Round::AfterDriver => "With another driver".into(),
+        Round::AfterRollback => "After a rollback of the driver".into(),
         Round::Cycle(number) => format!("After power cycle {number}"),
         Round::AfterRun => "After the run".into(),
     }

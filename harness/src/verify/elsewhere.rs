@@ -303,10 +303,8 @@ pub fn is_socket(path: &Path) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::evidence::Record;
-    use base64::Engine as _;
+    use crate::verify::scripted;
     use serde_json::{Value, json};
-    use std::io::{BufRead as _, BufReader, Write as _};
-    use std::os::unix::net::{UnixListener, UnixStream};
     use std::sync::{Arc, Mutex};
 
     /// A Linux guest with one GeForce and one emulated adapter.
@@ -323,57 +321,24 @@ mod tests {
 
     /// An agent of a Linux guest: it keeps what it was asked to run, and reports what it is given.
     fn agent(report: &Value) -> (tempfile::TempDir, PathBuf, Arc<Mutex<Vec<String>>>) {
-        let dir = tempfile::tempdir().unwrap();
-        let socket = dir.path().join("ga.sock");
-        let listener = UnixListener::bind(&socket).unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
         let (kept, report) = (Arc::clone(&log), report.to_string());
-        std::thread::spawn(move || {
-            for stream in listener.incoming().flatten() {
-                serve(stream, &kept, &report);
+        let mut output = String::new();
+        let (dir, socket) = scripted::agent(move |command, arguments| match command {
+            "guest-get-osinfo" => json!({"id": "debian"}),
+            "guest-file-open" => json!(1000),
+            "guest-file-write" => scripted::written(arguments).1,
+            "guest-exec" => {
+                let command = scripted::command(arguments);
+                output =
+                    if command.iter().any(|word| word == "report") { report.clone() } else { String::new() };
+                kept.lock().unwrap().push(command.join(" "));
+                json!({"pid": 7})
             }
+            "guest-exec-status" => scripted::ended(0, &output),
+            _ => json!({}),
         });
         (dir, socket, log)
-    }
-
-    fn serve(mut stream: UnixStream, log: &Mutex<Vec<String>>, report: &str) {
-        let mut reader = BufReader::new(stream.try_clone().unwrap());
-        let mut line = Vec::new();
-        let mut output = String::new();
-        while reader.read_until(b'\n', &mut line).is_ok_and(|n| n > 0) {
-            let clean: Vec<u8> = line.drain(..).filter(|byte| *byte != 0xff).collect();
-            let Ok(request) = serde_json::from_slice::<Value>(&clean) else { continue };
-            let arguments = &request["arguments"];
-            let answer = match request["execute"].as_str().unwrap_or("") {
-                "guest-sync-delimited" => {
-                    let _ = stream.write_all(&[0xff]);
-                    arguments["id"].clone()
-                }
-                "guest-get-osinfo" => json!({"id": "debian"}),
-                "guest-file-open" => json!(1000),
-                "guest-file-write" => {
-                    let text = arguments["buf-b64"].as_str().unwrap_or("");
-                    let bytes = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
-                    json!({"count": bytes.len(), "eof": false})
-                }
-                "guest-exec" => {
-                    let words = arguments["arg"].as_array().into_iter().flatten().filter_map(Value::as_str);
-                    let path = arguments["path"].as_str().unwrap_or("");
-                    let command: Vec<&str> = std::iter::once(path).chain(words).collect();
-                    output = if command.contains(&"report") { report.to_owned() } else { String::new() };
-                    log.lock().unwrap().push(command.join(" "));
-                    json!({"pid": 7})
-                }
-                "guest-exec-status" => {
-                    let text = base64::engine::general_purpose::STANDARD.encode(&output);
-                    json!({"exited": true, "exitcode": 0, "out-data": text})
-                }
-                _ => json!({}),
-            };
-            if stream.write_all(format!("{}\n", json!({ "return": answer })).as_bytes()).is_err() {
-                return;
-            }
-        }
     }
 
     fn run(report: &Value) -> (Verdict, Vec<String>) {

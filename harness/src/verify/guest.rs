@@ -11,7 +11,7 @@ use no43_machine::agent::{Agent, ExecLimits, ExecOutput};
 use std::time::Duration;
 
 /// Our program in a Linux guest; the agent looks it up in its `PATH`.
-const PROGRAM: &str = "no43-guest";
+pub(super) const PROGRAM: &str = "no43-guest";
 
 /// For all work of one card: each piece has a limit of its own in the guest, and the memory test has three minutes.
 const WORK_LIMIT: Duration = Duration::from_secs(900);

@@ -5,12 +5,15 @@
 
 pub(crate) mod cards;
 mod disk;
+mod driver_change;
 mod elsewhere;
 mod eye;
 mod guest;
 mod in_use;
 mod keep;
 pub(crate) mod run;
+#[cfg(test)]
+mod scripted;
 pub(crate) mod spec;
 pub(crate) mod witness;
 

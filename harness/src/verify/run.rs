@@ -1,9 +1,11 @@
 //! One run: lease, bind, start, check, restart, check again, stop, give back.
 
+mod drivers;
 mod lifecycle;
 
 use self::lifecycle::Stand;
 use super::cards::{self, Held};
+use super::driver_change::Version;
 use super::eye::LabEye;
 use super::guest::{LiveGuest, exit_words};
 use super::keep::Keep;
@@ -139,6 +141,8 @@ struct Run<'a, 'r> {
     left: bool,
     /// The guest's boot id in the last round: a reboot gives another.
     boot_id: Option<String>,
+    /// Of the driver that must run; changes with it.
+    version: Version,
 }
 
 /// One run from the lease to the cards' return. Whatever happens inside, the cards are given back and the evidence is kept.
@@ -165,6 +169,7 @@ pub(super) fn section(
         events: None,
         seeds: HashMap::new(),
         boot_id: None,
+        version: Version::of(plan),
         tpm: None,
         left: false,
     };
@@ -210,7 +215,7 @@ impl Run<'_, '_> {
 
     fn with_scratch(&mut self, held: &mut Held, scratch: &Scratch) -> Result<(), Failure> {
         let accel = self.accel();
-        let spec = self.describe(&held.borrowed, accel, scratch)?;
+        let mut spec = self.describe(&held.borrowed, accel, scratch)?;
         // BARs are read before vfio-pci has the card: then no driver of the host has resized or switched them off
         let inventory = Inventory::read(&self.options.roots)
             .map_err(|e| Failure::new("bind", FailureKind::Host, e.to_string()))?;
@@ -228,6 +233,7 @@ impl Run<'_, '_> {
             self.recorder.end(phase, made.as_ref().err().map(String::as_str));
             made.map_err(|cause| Failure::new("disk", FailureKind::HostSetup, cause))?;
         }
+        self.driver_disks(&mut spec, &subjects, &inventory, scratch)?;
         self.with_machine(held, &spec, &subjects, accel, scratch)
     }
 
@@ -512,7 +518,7 @@ impl Run<'_, '_> {
             round,
             required: &self.options.required,
             host: self.witness.as_mut().map(|witness| witness as &mut dyn HostEye),
-            driver_version: self.plan.checks.driver_version.clone(),
+            driver_version: self.version.asked.clone(),
             work: self.plan.checks.work.clone().unwrap_or_default(),
             user: self.plan.guest.user.as_ref().map(|user| user.name.clone()),
             choice: &self.choice,

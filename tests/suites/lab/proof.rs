@@ -33,8 +33,8 @@ fn checks(report: &Value) -> Result<Vec<(String, bool)>> {
 }
 
 pub(crate) fn one_card(scene: &Scene) -> Result<()> {
-    let twice = ["--set", "checks.lifecycle=[\"reboot\", \"replug\"]"];
-    let seen = verify(scene, "lab-guest.toml", &twice)?.ok()?.must_say(&["PASSED", "report.html"])?;
+    let again = ["--set", "checks.lifecycle=[\"reboot\", \"replug\", \"driver-reload\"]"];
+    let seen = verify(scene, "lab-guest.toml", &again)?.ok()?.must_say(&["PASSED", "report.html"])?;
     let checks = checks(&report(scene)?)?;
     // what the lab's cards cannot show is skipped: they have no link, and compute nothing
     let bad = |c: &&(String, bool)| !c.1 && !["link", "work"].contains(&c.0.as_str());
@@ -43,8 +43,8 @@ pub(crate) fn one_card(scene: &Scene) -> Result<()> {
     for name in ["present", "driver", "connector", "picture"] {
         let times = checks.iter().filter(|c| c.0 == name).count();
         ensure!(
-            times == 3,
-            "'{name}' was asked {times} times instead of first, after the reboot and after the replug\n{}",
+            times == 4,
+            "'{name}' was asked {times} times instead of first, after reboot, replug and reload\n{}",
             seen.all()
         );
     }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{At, Rules, host_path};
 use crate::apps;
 use crate::diagnostic::Kind;
-use crate::plan::{ChecksPlan, Lifecycle, OwnCheck, Session, WorkWish};
+use crate::plan::{ChecksPlan, OwnCheck, Session, WorkWish};
 use crate::recipe::tree::{Node, Origin, Value};
 
 impl Rules<'_> {
@@ -24,22 +24,19 @@ impl Rules<'_> {
             }
             asked && has_card
         };
-        let lifecycle = |word: &String| match word.as_str() {
-            "reboot" => Lifecycle::Reboot,
-            "replug" => Lifecycle::Replug,
-            _ => Lifecycle::ColdStart,
-        };
+        let [card, driver, connector, picture, quiet] =
+            ["card", "driver", "connector", "picture", "quiet"].map(&mut of_card);
         ChecksPlan {
-            card: of_card("card"),
-            driver: of_card("driver"),
-            connector: of_card("connector"),
-            picture: of_card("picture"),
-            quiet: of_card("quiet"),
+            card,
+            driver,
+            connector,
+            picture,
+            quiet,
             work: work(at).filter(|_| has_card),
             driver_version: root.child("driver").and_then(|driver| driver.owned("version")),
             skip,
             own,
-            lifecycle: at.texts("lifecycle").iter().map(lifecycle).collect(),
+            lifecycle: self.lifecycle(root),
             ready_limit: at.seconds("ready"),
         }
     }

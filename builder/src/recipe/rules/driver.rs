@@ -53,10 +53,12 @@ impl Rules<'_> {
             components: at.texts("components"),
             legacy: at.bool("legacy"),
             test_signed: at.bool("test-signed"),
+            others: Vec::new(),
             spots,
         };
         self.driver_conflicts(root, machine, &ask);
-        Some(ask)
+        let others = self.other_drivers(root, &ask, inputs);
+        Some(DriverAsk { others, ..ask })
     }
 
     /// What cannot be asked for together.
@@ -99,7 +101,7 @@ impl Rules<'_> {
     }
 
     /// The input of a package; a name or version of the catalogue becomes an input.
-    fn driver_package(
+    pub(super) fn driver_package(
         &mut self,
         name: &str,
         spot: &Spot,

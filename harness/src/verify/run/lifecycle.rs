@@ -1,4 +1,5 @@
-//! What a working card survives: restarts, cold starts, power cycles, being taken out. After each, all is asked again.
+//! What a working card survives: restarts, cold starts, power cycles, being taken out, changes of its driver. After each, all
+//! is asked again.
 
 use super::{Failure, Run};
 use crate::checks::{Limits, Subject};
@@ -49,6 +50,10 @@ impl Run<'_, '_> {
                     machine = self.power_cycle(machine, held, stand)?;
                     self.again(&machine, stand, Round::AfterColdStart)
                 }
+                Lifecycle::DriverReload
+                | Lifecycle::DriverReinstall
+                | Lifecycle::Driver(_)
+                | Lifecycle::DriverRollback => self.change_driver(&machine, stand, &step),
             };
         }
         let cycles = self.options.cycles;
@@ -83,13 +88,19 @@ impl Run<'_, '_> {
     }
 
     /// The same checks once more.
-    fn again(&mut self, machine: &Machine, stand: Stand<'_>, round: Round) -> Result<(), Failure> {
+    pub(super) fn again(&mut self, machine: &Machine, stand: Stand<'_>, round: Round) -> Result<(), Failure> {
         self.ready(machine, stand.spec, stand.scratch)?;
         self.keep_driver(machine);
         self.round(machine, stand.subjects, stand.limits, round).map(drop)
     }
 
     fn reboot(&mut self, machine: &Machine, stand: Stand<'_>) -> Result<(), Failure> {
+        self.restart(machine)?;
+        self.again(machine, stand, Round::AfterReboot)
+    }
+
+    /// The guest restarts; its agent comes later.
+    pub(super) fn restart(&mut self, machine: &Machine) -> Result<(), Failure> {
         let phase = self.recorder.begin(
             "reboot",
             Some(REBOOT_LIMIT),
@@ -104,8 +115,7 @@ impl Run<'_, '_> {
             Err(refusal) => format!("{cause}; its agent had said: {refusal}"),
         });
         self.recorder.end(phase, reset.as_ref().err().map(String::as_str));
-        reset.map_err(|cause| Failure::new("reboot", FailureKind::Guest, cause))?;
-        self.again(machine, stand, Round::AfterReboot)
+        reset.map_err(|cause| Failure::new("reboot", FailureKind::Guest, cause))
     }
 
     /// Every card out of the running guest, and in again.

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::driver::Version;
 use crate::key::Key;
 use crate::windows::{DriverIn, WindowsBase, WindowsSetup};
 
@@ -81,7 +82,7 @@ pub struct OtherDriver {
     /// The name of an input.
     pub name: String,
     /// What runs afterwards, such as `472.12`.
-    pub version: String,
+    pub version: Version,
     /// How it goes in.
     pub source: DriverSource,
 }

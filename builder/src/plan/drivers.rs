@@ -106,7 +106,7 @@ pub(super) fn others(
         }
         others.push(OtherDriver {
             name: ask.name.clone(),
-            version: version.to_string(),
+            version,
             source: source(&recipe, lock, facts, ask, version)?,
         });
     }

@@ -235,8 +235,8 @@ fn a_card_is_proved_under_other_drivers_too() {
     // what is proved afterwards never makes another image
     assert_eq!(keys(&plan), keys(&of(&[]).unwrap()));
     let others: Vec<_> =
-        plan.driver.others.iter().map(|one| (one.name.as_str(), one.version.as_str())).collect();
-    assert_eq!(others, [("old", "466.11"), ("new", "472.12")]);
+        plan.driver.others.iter().map(|one| (one.name.as_str(), one.version.to_string())).collect();
+    assert_eq!(others, [("old", "466.11".to_owned()), ("new", "472.12".to_owned())]);
     let again: Plan = serde_json::from_str(&serde_json::to_string(&plan).unwrap()).unwrap();
     assert_eq!(again, plan, "a plan survives JSON");
     let said = plan.to_string();

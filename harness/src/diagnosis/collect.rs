@@ -219,7 +219,7 @@ pub(crate) fn round_word(round: crate::evidence::Round) -> &'static str {
         Round::AfterColdStart | Round::Cycle(_) => "after-cold-start",
         Round::AfterReplug => "after-replug",
         Round::AfterReload => "after-driver-reload",
-        Round::AfterReinstall | Round::AfterDriver | Round::AfterRollback => "after-driver-change",
+        Round::AfterReinstall | Round::WithDriver(_) | Round::AfterRollback => "after-driver-change",
         Round::AfterRun => "after-run",
     }
 }

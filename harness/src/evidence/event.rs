@@ -3,6 +3,7 @@
 //! The format only grows. A reader skips kinds that it does not know ([`Event::Unknown`]); a field that is added gets a default.
 
 use crate::verdict::Verdict;
+use no43_builder::driver::Version;
 use serde::{Deserialize, Serialize};
 use std::borrow::Cow;
 
@@ -209,8 +210,8 @@ pub enum Round {
     AfterReload,
     /// After the driver was taken out of the guest and put in again.
     AfterReinstall,
-    /// After the driver of another package took its place.
-    AfterDriver,
+    /// With the driver of another package, of this version.
+    WithDriver(Version),
     /// After Windows went back to the driver before.
     AfterRollback,
     /// After so many power cycles, which nothing but that was done between.
@@ -239,7 +240,7 @@ impl Round {
             Self::AfterReplug => " again after replug".into(),
             Self::AfterReload => " again after reload of the driver".into(),
             Self::AfterReinstall => " again after reinstallation of the driver".into(),
-            Self::AfterDriver => " again with another driver".into(),
+            Self::WithDriver(version) => format!(" again with driver {version}").into(),
             Self::AfterRollback => " again after rollback of the driver".into(),
             Self::Cycle(number) => format!(" again after power cycle {number}").into(),
         }

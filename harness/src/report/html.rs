@@ -140,7 +140,7 @@ fn heading(round: Round) -> String {
         Round::AfterReplug => "After the card was taken out and plugged in again".into(),
         Round::AfterReload => "After a reload of the driver".into(),
         Round::AfterReinstall => "After a reinstallation of the driver".into(),
-        Round::AfterDriver => "With another driver".into(),
+        Round::WithDriver(version) => format!("With driver {version}"),
         Round::AfterRollback => "After a rollback of the driver".into(),
         Round::Cycle(number) => format!("After power cycle {number}"),
         Round::AfterRun => "After the run".into(),

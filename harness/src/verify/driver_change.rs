@@ -52,8 +52,12 @@ impl Version {
         match step {
             Lifecycle::Driver(name) => {
                 self.before = self.is.take();
-                self.is =
-                    plan.driver.others.iter().find(|one| one.name == *name).map(|one| one.version.clone());
+                self.is = plan
+                    .driver
+                    .others
+                    .iter()
+                    .find(|one| one.name == *name)
+                    .map(|one| one.version.to_string());
                 self.asked.clone_from(&self.is);
             }
             Lifecycle::DriverRollback => {

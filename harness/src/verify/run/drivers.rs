@@ -104,7 +104,12 @@ impl Run<'_, '_> {
             Lifecycle::DriverReload => ("driver reload", RELOAD_LIMIT, Round::AfterReload),
             Lifecycle::DriverReinstall => ("driver reinstallation", INSTALL_LIMIT, Round::AfterReinstall),
             Lifecycle::DriverRollback => ("driver rollback", INSTALL_LIMIT, Round::AfterRollback),
-            _ => ("driver change", INSTALL_LIMIT, Round::AfterDriver),
+            Lifecycle::Driver(name) => {
+                let version =
+                    self.plan.driver.others.iter().find(|one| one.name == *name).map(|one| one.version);
+                ("driver change", INSTALL_LIMIT, version.map_or(Round::AfterReinstall, Round::WithDriver))
+            }
+            Lifecycle::Reboot | Lifecycle::ColdStart | Lifecycle::Replug => return Ok(()),
         };
         let phase = self.recorder.begin(place, Some(limit), &format!("{step}, in the running guest"));
         let agent = machine.agent();

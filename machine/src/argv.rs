@@ -8,7 +8,7 @@ use no43_host::{HUGE_PAGE_MIB, PciAddress, PciId};
 use crate::rundir::{RunDirs, SOCKET_PATH_MAX};
 use crate::spec::{
     AGENT_PORT, Attach, Clock, Disk, DiskBus, DiskCache, Display, Firmware, FlashFile, MachineSpec, Network,
-    OnReboot, Opened, PassedCard, Share, Smbios, slots,
+    OnPanic, OnReboot, Opened, PassedCard, Share, Smbios, slots,
 };
 
 const SANDBOX: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";
@@ -189,6 +189,9 @@ impl MachineSpec {
                 "-smbios",
                 format!("type=1,manufacturer={manufacturer},product={product},serial={serial}"),
             );
+        }
+        if self.on_panic == OnPanic::GoOn {
+            argv.pair("-action", "panic=none");
         }
         if self.on_reboot == OnReboot::Exit {
             argv.flag("-no-reboot");

@@ -98,6 +98,8 @@ pub struct MachineSpec {
     pub tpm: Option<PathBuf>,
     /// A guest that dies can say so: event `GUEST_PANICKED`. Under KVM Windows' stop codes come with it.
     pub panic_device: bool,
+    /// What the guest's own stop does, where it is told.
+    pub on_panic: OnPanic,
     /// What the guest finds in its real-time clock.
     pub clock: Clock,
     /// What a reboot by the guest does.
@@ -146,6 +148,7 @@ impl MachineSpec {
             smbios: None,
             tpm: None,
             panic_device: false,
+            on_panic: OnPanic::End,
             clock: Clock::Utc,
             on_reboot: OnReboot::Reset,
             spare_ports: 0,
@@ -449,6 +452,16 @@ pub enum Clock {
     Utc,
     /// Windows.
     LocalTime,
+}
+
+/// What a panic of the guest does, or a stop code of Windows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnPanic {
+    /// QEMU ends.
+    End,
+    /// The machine goes on: Windows writes a dump then, and restarts by itself. The event comes all the same.
+    GoOn,
 }
 
 /// What a reboot by the guest does.

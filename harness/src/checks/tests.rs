@@ -86,11 +86,13 @@ pub(super) struct FakeGuest {
     work: WorkReport,
     painted: Option<u64>,
     pub(super) files: HashMap<String, Vec<u8>>,
+    /// What work leaves as the picture of a desktop.
+    pub(super) desktop: Option<Vec<u8>>,
 }
 
 impl FakeGuest {
     pub(super) fn new(report: Report, work: WorkReport) -> Self {
-        Self { report, work, painted: None, files: HashMap::new() }
+        Self { report, work, painted: None, files: HashMap::new(), desktop: None }
     }
 }
 
@@ -117,9 +119,13 @@ impl Guest for FakeGuest {
         Ok(())
     }
     fn work(&mut self, _: &str, _: &[&str]) -> Result<WorkReport> {
+        self.files.extend(self.desktop.take().map(|png| (r"C:\Windows\Temp\desktop.png".into(), png)));
         Ok(self.work.clone())
     }
     fn run(&mut self, argv: &[String], _: Duration) -> Result<Ran> {
+        if argv.iter().any(|word| word == "del") {
+            self.files.remove(argv.last().map_or("", String::as_str));
+        }
         let code = if argv.iter().any(|word| word == "fails") { 3 } else { 0 };
         Ok(Ran { code: Some(code), output: format!("ran {}\n", argv.join(" ")) })
     }

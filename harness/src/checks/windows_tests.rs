@@ -54,7 +54,7 @@ fn ask(
     }
     let report = parse_report(report.to_string().as_bytes()).unwrap();
     let work: WorkReport = serde_json::from_value(work).unwrap();
-    let (text, kind, _) = ask_guest(FakeGuest::new(report, work), host, choice);
+    let (text, kind, _) = ask_guest(FakeGuest::new(report, work), host, choice, WorkWish::Usual);
     (text, kind)
 }
 
@@ -63,6 +63,7 @@ fn ask_guest(
     mut guest: FakeGuest,
     host: Complaints,
     choice: &Choice,
+    wish: WorkWish,
 ) -> (String, Option<FailureKind>, Vec<CheckResult>) {
     let root = tempfile::tempdir().unwrap();
     let mut sink = |_: &Record| {};
@@ -78,7 +79,7 @@ fn ask_guest(
         required: &[],
         host: Some(&mut host),
         driver_version: Some("466.11".into()),
-        work: WorkWish::Usual,
+        work: wish.clone(),
         user: None,
         choice,
         last: None,
@@ -90,7 +91,7 @@ fn ask_guest(
         connector: true,
         picture: false,
         quiet: true,
-        work: Some(WorkWish::Usual),
+        work: Some(wish),
         driver_version: Some("466.11".into()),
         skip: std::collections::BTreeMap::new(),
         own: Vec::new(),
@@ -122,21 +123,29 @@ fn a_desktop_comes_out_as_a_picture_and_as_nothing_else() {
     let work = json!({"version": 1, "results": [
         {"name": "desktop-picture", "outcome": "passed", "adapter": card, "picture": "../../etc/passwd"},
     ]});
-    let guest = |bytes: Vec<u8>| {
+    let stale = b"of a run before".to_vec();
+    let guest = |left: Option<Vec<u8>>| {
         let report = parse_report(REPORT.as_bytes()).unwrap();
         let mut guest = FakeGuest::new(report, serde_json::from_value(work.clone()).unwrap());
-        guest.files.insert(r"C:\Windows\Temp\desktop.png".into(), bytes);
-        let (_, _, results) = ask_guest(guest, Complaints::default(), &Choice::default());
+        guest.files.insert(r"C:\Windows\Temp\desktop.png".into(), stale.clone());
+        guest.desktop = left;
+        let wish = WorkWish::Only(vec!["desktop".into()]);
+        let (_, _, results) = ask_guest(guest, Complaints::default(), &Choice::default(), wish);
         results.into_iter().find(|result| result.check == "work").unwrap()
     };
     let mut png = std::io::Cursor::new(Vec::new());
     image::RgbImage::new(4, 3).write_to(&mut png, image::ImageFormat::Png).unwrap();
-    let good = guest(png.into_inner());
+    let good = guest(Some(png.into_inner()));
     assert!(good.passed() && good.evidence.len() == 1, "{good:?}");
     assert!(good.evidence[0].starts_with("frames/") && good.details.len() == 1, "{good:?}");
-    let bad = guest(b"MZ, no picture".to_vec());
+    let bad = guest(Some(b"MZ, no picture".to_vec()));
     assert!(bad.evidence.is_empty() && bad.details[0].starts_with("desktop-picture: passed"), "{bad:?}");
     assert!(bad.details[1].starts_with("no picture of the desktop"), "{bad:?}");
+    let none = guest(None);
+    assert!(
+        none.details[1].contains("no such file"),
+        "a picture that was there before is not taken: {none:?}"
+    );
 }
 
 fn seen(changes: &[(&str, Value)]) -> String {

@@ -22,12 +22,18 @@ pub(super) fn ask(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
         }
         WorkWish::Only(kinds) => format!("{}, done by the card with the right answers", kinds.join(", ")),
     };
+    let wants_desktop = only.contains(&DESKTOP);
+    // a picture that an earlier run could not remove is none of this one
+    let left = wants_desktop.then(|| remove_desktop(asking)).flatten();
     match asking.guest.work(&card.video().guest, &only) {
         Ok(report) => {
             let mut answer = judge(card, &report, &asking.work, expected);
-            let (file, problems) = desktop(asking, &report);
-            answer.evidence.extend(file);
-            answer.details.extend(problems);
+            answer.details.extend(left);
+            if wants_desktop {
+                let (file, problems) = desktop(asking, &report);
+                answer.evidence.extend(file);
+                answer.details.extend(problems);
+            }
             let adapters = report.results.iter().filter_map(|result| result.adapter.as_ref());
             adapters.for_each(|adapter| answer.noticed.add("guest.adapter", &adapter.name));
             answer
@@ -40,6 +46,13 @@ pub(super) fn ask(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
     }
 }
 
+/// Gives what went wrong; that there is none is fine.
+fn remove_desktop(asking: &mut Asking<'_, '_>) -> Option<String> {
+    let remove = ["cmd.exe", "/c", "del", "/q", DESKTOP_FILE].map(str::to_owned);
+    let removed = asking.guest.run(&remove, REMOVE_LIMIT).is_ok_and(|ran| ran.code == Some(0));
+    (!removed).then(|| format!("the picture of a desktop may still be in the guest: {DESKTOP_FILE}"))
+}
+
 /// The picture of a desktop that a guest's program has left for us: where it is kept, and what went wrong.
 fn desktop(asking: &mut Asking<'_, '_>, report: &WorkReport) -> (Option<String>, Vec<String>) {
     if !report.results.iter().any(|result| result.name == DESKTOP && result.picture.is_some()) {
@@ -48,10 +61,7 @@ fn desktop(asking: &mut Asking<'_, '_>, report: &WorkReport) -> (Option<String>,
     let mut problems = Vec::new();
     let picture = asking.guest.fetch(DESKTOP_FILE, PICTURE_LIMIT).and_then(|bytes| decode(&bytes));
     // a person's desktop is nobody else's business
-    let remove = ["cmd.exe", "/c", "del", "/q", DESKTOP_FILE].map(str::to_owned);
-    if !asking.guest.run(&remove, REMOVE_LIMIT).is_ok_and(|ran| ran.code == Some(0)) {
-        problems.push(format!("the picture of the desktop may still be in the guest: {DESKTOP_FILE}"));
-    }
+    problems.extend(remove_desktop(asking));
     let caption = "the desktop that the card shows, as the guest sees it";
     let kept = picture.map_err(|error| format!("no picture of the desktop: {error:#}")).and_then(|picture| {
         let file = asking.recorder.frame("desktop", caption, &picture);

@@ -108,6 +108,15 @@ pub enum Event {
         #[serde(default)]
         omitted: u64,
     },
+    /// A dump of the guest's memory lies in the folder. It is never handed in: whatever the guest knew is in it.
+    DumpKept {
+        /// Path relative to the run's folder.
+        file: String,
+        /// Its size.
+        bytes: u64,
+        /// Of which stop, e.g. "stop code 0x116 (0x1, 0x2, 0x3, 0x4)".
+        stop: String,
+    },
     /// The host was changed, or changed back.
     HostChange {
         /// PCI address or path.

@@ -6,6 +6,7 @@
 //!   events.jsonl     one line per event; every report is made from it
 //!   frames/          pictures, changed ones only: 0012.345-card-0100.png
 //!   logs/            serial log, guest log, QEMU's own words
+//!   dumps/           what Windows wrote of a stop
 //!   result.json      written last: verdict, exit code, duration
 //! ```
 //!

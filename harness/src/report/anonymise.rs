@@ -384,18 +384,12 @@ mod tests {
                 recorder.event(Event::Facts { subject: subject.into(), facts: all.clone() });
             }
             recorder.check(CheckResult {
-                check: "quiet".into(),
-                layer: "quiet".into(),
-                card: "01:00".into(),
-                round: Round::First,
-                answer: Outcome::Failed,
                 expected: sentence.clone(),
                 seen: sentence.clone(),
                 details: vec![sentence.clone()],
                 guest_lines: vec![sentence.clone()],
-                evidence: Vec::new(),
                 metrics: all,
-                took_ms: 1,
+                ..failed("quiet")
             });
         }
         recorder.event(Event::Observed { facts });
@@ -408,6 +402,45 @@ mod tests {
         // what the project needs is still there
         for kept in ["ven_10de&dev_2484", "quiet", "01:00"] {
             assert!(text.contains(kept), "{kept} was lost");
+        }
+    }
+
+    #[test]
+    fn neither_a_dump_nor_a_desktop_goes_out_unasked() {
+        let root = tempfile::tempdir().unwrap();
+        let mut sink = |_: &crate::evidence::Record| {};
+        let mut recorder = Recorder::new(RunDir::create(root.path(), "games").unwrap(), &mut sink);
+        let desktop = recorder.frame("desktop", "the desktop", &image::RgbImage::new(4, 3)).unwrap();
+        let memory = b"PAGEDU64 hunter2 in the guest's memory";
+        std::fs::create_dir(recorder.dir().join("dumps")).unwrap();
+        std::fs::write(recorder.dir().join("dumps/112326.dmp"), memory).unwrap();
+        let stop = "stop code 0x116 (0x1, 0x2, 0x3, 0x4)".to_owned();
+        recorder.event(Event::DumpKept { file: "dumps/112326.dmp".into(), bytes: memory.len() as u64, stop });
+        recorder.check(CheckResult { evidence: vec![desktop.clone()], ..failed("work") });
+        let folder = recorder.finish(&Verdict::failed(FailureKind::Guest, "Windows stopped")).unwrap();
+        let unasked = anonymise(&folder, &names(), true, &[]).unwrap();
+        assert!(unasked.pictures.is_empty(), "{:?}", unasked.shown["pictures"]);
+        let text = String::from_utf8(unasked.file()).unwrap();
+        assert!(!text.contains("hunter2") && !text.contains("112326.dmp"), "{text}");
+        let asked = anonymise(&folder, &names(), true, std::slice::from_ref(&desktop)).unwrap();
+        assert_eq!(asked.pictures[0].0, desktop);
+        assert!(anonymise(&folder, &names(), true, &["dumps/112326.dmp".into()]).is_err());
+    }
+
+    fn failed(check: &str) -> CheckResult {
+        CheckResult {
+            check: check.into(),
+            layer: check.into(),
+            card: "01:00".into(),
+            round: Round::First,
+            answer: Outcome::Failed,
+            expected: String::new(),
+            seen: String::new(),
+            details: Vec::new(),
+            guest_lines: Vec::new(),
+            evidence: Vec::new(),
+            metrics: Vec::new(),
+            took_ms: 1,
         }
     }
 

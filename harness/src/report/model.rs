@@ -53,6 +53,8 @@ pub struct SectionModel {
     pub frames: Vec<Frame>,
     /// Logs: file, title, bytes kept, bytes left out.
     pub logs: Vec<(String, String, u64, u64)>,
+    /// Dumps of the guest's memory: file, bytes, stop.
+    pub dumps: Vec<(String, u64, String)>,
     /// Changes to the host: target, before, after.
     pub host_changes: Vec<(String, String, String)>,
     /// Notes: text, is a warning.
@@ -185,6 +187,7 @@ impl SectionModel {
             Event::LogAttached { file, title, bytes, omitted } => {
                 self.logs.push((file, title, bytes, omitted));
             }
+            Event::DumpKept { file, bytes, stop } => self.dumps.push((file, bytes, stop)),
             Event::HostChange { target, before, after } => self.host_changes.push((target, before, after)),
             Event::Note { text, warning } => self.notes.push((text, warning)),
             Event::Diagnosis { cause } => self.causes.push(cause),

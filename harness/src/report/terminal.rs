@@ -224,6 +224,9 @@ impl<W: Write> Sink for Live<W> {
         match &record.event {
             Event::Card { card } if record.section == Section::Main => self.card(card),
             Event::Check { result } => self.check(result, record.section),
+            Event::DumpKept { file, bytes, stop } => {
+                self.row(("!", YELLOW), "dump", &format!("{file} ({}): {stop}", words::bytes(*bytes)));
+            }
             Event::Note { text, warning: true } => self.row(("!", YELLOW), "note", text),
             Event::Note { text, warning: false } if self.style.phases => {
                 let text = self.style.paint(DIM, text);

@@ -150,3 +150,33 @@ pub(crate) fn exit_words(exit: &no43_machine::Exit) -> String {
         if words.is_empty() { String::new() } else { format!(": {words}") }
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verify::scripted;
+    use serde_json::json;
+    use std::sync::{Arc, Mutex};
+
+    #[test]
+    fn only_a_picture_of_the_desktop_is_told_where_to_go() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&told);
+        let (_dir, socket) = scripted::agent(move |command, arguments| match command {
+            "guest-get-osinfo" => json!({"id": "mswindows"}),
+            "guest-exec" => {
+                log.lock().unwrap().push(scripted::command(arguments).join(" "));
+                json!({"pid": 7})
+            }
+            "guest-exec-status" => scripted::ended(1, r#"{"version": 1, "results": []}"#),
+            _ => json!({}),
+        });
+        let mut guest = LiveGuest::of_agent(Agent::on_socket(socket), Duration::from_secs(20));
+        guest.work("0000:01:00.0", &["cuda-copy", DESKTOP]).unwrap();
+        guest.work("0000:01:00.0", &["cuda-copy"]).unwrap();
+        insta::assert_snapshot!(told.lock().unwrap().join("\n"), @r"
+        C:\Program Files\no43\no43-guest.exe work --json --adapter 0000:01:00.0 --only cuda-copy --only desktop-picture --out C:\Windows\Temp
+        C:\Program Files\no43\no43-guest.exe work --json --adapter 0000:01:00.0 --only cuda-copy
+        ");
+    }
+}

@@ -6,6 +6,7 @@
 pub(crate) mod cards;
 mod disk;
 mod driver_change;
+mod dumps;
 mod elsewhere;
 mod eye;
 mod guest;

@@ -2,10 +2,12 @@
 
 mod drivers;
 mod lifecycle;
+mod stop_code;
 
 use self::lifecycle::Stand;
 use super::cards::{self, Held};
 use super::driver_change::Version;
+use super::dumps::Stops;
 use super::eye::LabEye;
 use super::guest::{LiveGuest, exit_words};
 use super::keep::Keep;
@@ -22,7 +24,7 @@ use no43_builder::image::Image;
 use no43_builder::plan::{Firmware as PlannedFirmware, Plan};
 use no43_host::{Inventory, kvm};
 use no43_machine::firmware::{self, Wanted};
-use no43_machine::spec::Display;
+use no43_machine::spec::{Display, OnPanic};
 use no43_machine::tpm::Swtpm;
 use no43_machine::{Accel, AgentError, Machine, MachineSpec, StartOptions, StopLimits, StoppedBy};
 use std::collections::HashMap;
@@ -132,8 +134,8 @@ struct Run<'a, 'r> {
     witness: Option<Witness>,
     choice: Choice,
     qemu_words: Vec<String>,
-    /// What QEMU tells about the machine that was started last.
-    events: Option<std::sync::mpsc::Receiver<no43_machine::Event>>,
+    /// Stops of Windows in the machine that was started last.
+    stops: Option<Stops>,
     seeds: HashMap<String, u64>,
     /// Lives as long as its machine.
     tpm: Option<Swtpm>,
@@ -166,7 +168,7 @@ pub(super) fn section(
         witness: None,
         choice: choice(plan, options),
         qemu_words: Vec::new(),
-        events: None,
+        stops: None,
         seeds: HashMap::new(),
         boot_id: None,
         version: Version::of(plan),
@@ -338,6 +340,8 @@ impl Run<'_, '_> {
         let limits = limits(accel, self.eye().is_some());
         let machine = self.start(held, spec, scratch)?;
         let (machine, asked) = self.rounds(machine, held, Stand { spec, subjects, limits, scratch })?;
+        let asked = self.with_stop_code(asked);
+        self.keep_dump(&machine);
         if let Err(failure) = &asked {
             self.ended.fail(failure.clone());
         }
@@ -398,7 +402,9 @@ impl Run<'_, '_> {
         })?;
         let (major, minor, micro) = machine.qmp().version();
         self.facts.add("qemu.version", format!("{major}.{minor}.{micro}"));
-        self.events = Some(machine.subscribe());
+        // any other guest ends with its panic
+        let goes_on = spec.on_panic == OnPanic::GoOn;
+        self.stops = goes_on.then(|| Stops::of(machine.subscribe()));
         Ok(machine)
     }
 
@@ -418,6 +424,11 @@ impl Run<'_, '_> {
             match machine.agent().wait_ready(left.min(Duration::from_secs(1)), |_| ()) {
                 Err(AgentError::TimedOut { .. }) if began.elapsed() < limit && !self.stop.is_set() => {}
                 other => break other,
+            }
+            if self.has_stopped() {
+                let failure = Failure::new("agent", FailureKind::Guest, "its agent had not answered yet");
+                self.recorder.end(phase, Some(&failure.cause));
+                return Err(failure);
             }
             if last_look.elapsed() >= SCREEN_PAUSE {
                 last_look = Instant::now();
@@ -617,8 +628,8 @@ impl Run<'_, '_> {
         self.ended.results.iter().filter(|r| r.failed()).for_each(|r| cards::fact_of(r, &mut facts));
         let serial = scratch.map(|scratch| tail(&scratch.serial, 40)).unwrap_or_default();
         serial.iter().for_each(|line| facts.add("serial.says", line));
-        let happened = self.events.iter().flat_map(|events| events.try_iter());
-        facts.maybe("machine.stop-code", happened.filter_map(|event| stop_code(&event)).last());
+        let stopped = self.stops.as_mut().and_then(Stops::first);
+        facts.maybe("machine.stop-code", stopped.and_then(|stop| stop.code()));
         self.qemu_words.iter().for_each(|line| facts.add("qemu.says", line));
         self.marks.iter().for_each(|mark| facts.mark(*mark));
         tell_causes(self.recorder, &facts);
@@ -665,14 +676,6 @@ fn blame(exit: &no43_machine::Exit) -> FailureKind {
         Some("guest-panic") => FailureKind::Guest,
         _ => FailureKind::Host,
     }
-}
-
-/// The number of Windows' blue screen in QEMU's event, as `0x116`.
-fn stop_code(event: &no43_machine::Event) -> Option<String> {
-    let info = event.data.get("info").filter(|_| event.name == "GUEST_PANICKED")?;
-    let windows = info.get("type").and_then(|kind| kind.as_str()) == Some("hyper-v");
-    let code = info.get("arg1").and_then(serde_json::Value::as_u64).filter(|_| windows)?;
-    Some(format!("{code:#x}"))
 }
 
 /// Writes down what is known of a failure, and the causes that it speaks for.
@@ -725,26 +728,4 @@ pub(super) fn planned_facts(plan: &Plan, cards: &[Borrowed]) -> Facts {
 pub(super) fn sentence(result: &CheckResult) -> String {
     let said = result.guest_lines.first().map(|line| format!("; the guest says: {line}")).unwrap_or_default();
     format!("{}: {}{said}", result.full_name(), result.seen)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_stop_code_is_windows_own() {
-        let event = |name: &str, info: serde_json::Value| no43_machine::Event {
-            name: name.into(),
-            data: json!({ "action": "shutdown", "info": info }),
-            seconds: 0.0,
-            raw: serde_json::Value::Null,
-        };
-        let code = |event| stop_code(&event);
-        let windows = json!({"type": "hyper-v", "arg1": 0x116, "arg2": 1, "arg3": 2, "arg4": 3, "arg5": 4});
-        assert_eq!(code(event("GUEST_PANICKED", windows.clone())).as_deref(), Some("0x116"));
-        assert_eq!(code(event("RESET", windows)), None);
-        assert_eq!(code(event("GUEST_PANICKED", json!({"type": "s390", "core": 0}))), None);
-        assert_eq!(code(event("GUEST_PANICKED", serde_json::Value::Null)), None);
-    }
 }

@@ -5,7 +5,7 @@ use no43_builder::plan::{CardFunctions, CardRole, Console, Firmware as PlannedFi
 use no43_host::card::Role;
 use no43_host::{Card, Inventory, PciAddress, PciId};
 use no43_machine::spec::{
-    DirectKernel, Disk, DiskCache, Display, Firmware, Network, PassedCard, PassedFunction, Smp,
+    DirectKernel, Disk, DiskCache, Display, Firmware, Network, OnPanic, PassedCard, PassedFunction, Smp,
 };
 use no43_machine::{Accel, MachineSpec};
 use std::path::{Path, PathBuf};
@@ -131,6 +131,9 @@ pub(crate) fn machine_spec(
     };
     spec.cards = cards.iter().map(passed).collect();
     spec.panic_device = true;
+    if plan.is_installed() {
+        spec.on_panic = OnPanic::GoOn; // Windows writes its dump after it has told of its stop
+    }
     if plan.machine.hidden {
         spec.cpu.push_str(no43_builder::plan::HIDDEN);
     }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use no43_machine::firmware::{self, Wanted};
 use no43_machine::qmp::wait_event;
 use no43_machine::spec::{
-    Attach, Clock, Disk, DiskBus, DiskCache, Display, Network, OnReboot, PassedCard, PassedFunction,
+    Attach, Clock, Disk, DiskBus, DiskCache, Display, Network, OnPanic, OnReboot, PassedCard, PassedFunction,
     SerialPort, Share, Smp,
 };
 use no43_machine::{AdoptError, Machine, RunAs, StartError, StopLimits, StoppedBy};
@@ -231,6 +231,52 @@ fn a_reset_is_counted_and_may_be_the_end() {
     let machine = start(&spec, &options);
     machine.qmp().raw("system_reset", Value::Null).unwrap();
     assert_eq!(machine.wait_exit(SECONDS).unwrap().reason.as_deref(), Some("host-qmp-system-reset"));
+}
+
+/// A boot sector that tells of a panic at pvpanic's port, and then restarts by the port 0xcf9.
+fn panicking_boot_sector() -> Vec<u8> {
+    let code = [
+        0xba, 0x05, 0x05, // mov dx, 0x505
+        0xb0, 0x01, // mov al, 1: PVPANIC_PANICKED
+        0xee, // out dx, al
+        0xba, 0xf9, 0x0c, // mov dx, 0xcf9
+        0xb0, 0x06, // mov al, 6: reset the CPU and the board
+        0xee, // out dx, al
+        0xf4, 0xeb, 0xfd, // hlt; jmp to it
+    ];
+    let mut sector = vec![0; 1 << 20];
+    sector[..code.len()].copy_from_slice(&code);
+    sector[510..512].copy_from_slice(&[0x55, 0xaa]);
+    sector
+}
+
+#[test]
+fn a_guest_that_panics_ends_or_goes_on() {
+    let (mut spec, dir, options) = bare("panic");
+    let disk = dir.path().join("boot.img");
+    fs::write(&disk, panicking_boot_sector()).unwrap();
+    spec.disks = vec![Disk::raw(&disk)];
+    spec.panic_device = true;
+    spec.paused = true;
+    let action = |machine: &Machine| {
+        let events = machine.subscribe();
+        machine.cont().unwrap();
+        let told = wait_event(&events, SECONDS, |event| {
+            (event.name == "GUEST_PANICKED").then(|| event.data["action"].as_str().unwrap_or("").to_owned())
+        });
+        (told, events)
+    };
+    let machine = start(&spec, &options);
+    assert_eq!(action(&machine).0.as_deref(), Some("poweroff"));
+    assert_eq!(machine.wait_exit(SECONDS).unwrap().reason.as_deref(), Some("guest-panic"));
+    drop(machine);
+
+    spec.on_panic = OnPanic::GoOn;
+    let machine = start(&spec, &options);
+    let (told, events) = action(&machine);
+    assert_eq!(told.as_deref(), Some("run"));
+    assert!(wait_event(&events, SECONDS, |event| (event.name == "RESET").then_some(())).is_some());
+    assert!(machine.is_alive());
 }
 
 #[test]

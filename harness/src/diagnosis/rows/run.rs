@@ -143,9 +143,9 @@ pub(super) const ROWS: &[Row] = &[
     },
     Row {
         id: "windows-stopped",
-        when: &[is("run.failed", &["agent", "machine", "reboot"])],
+        when: &[some("machine.stop-code")],
         cause: "Windows stopped with a stop code (blue screen)",
-        fix: "the code's parameters and the memory dump C:\\Windows\\MEMORY.DMP name the driver",
+        fix: "the code's parameters and the dump in the run's folder name the driver: !analyze -v in WinDbg",
         speaks_for: &[some("machine.stop-code").weighs(4)],
         speaks_against: &[is("machine.stop-code", &["0x116", "0x117", "0x119"]).weighs(3)],
         usual: 0,

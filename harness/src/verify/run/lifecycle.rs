@@ -91,7 +91,11 @@ impl Run<'_, '_> {
     pub(super) fn again(&mut self, machine: &Machine, stand: Stand<'_>, round: Round) -> Result<(), Failure> {
         self.ready(machine, stand.spec, stand.scratch)?;
         self.keep_driver(machine);
-        self.round(machine, stand.subjects, stand.limits, round).map(drop)
+        self.round(machine, stand.subjects, stand.limits, round)?;
+        match self.has_stopped() {
+            true => Err(Failure::new("machine", FailureKind::Guest, "it came back by itself")),
+            false => Ok(()),
+        }
     }
 
     fn reboot(&mut self, machine: &Machine, stand: Stand<'_>) -> Result<(), Failure> {

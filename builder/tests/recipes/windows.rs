@@ -83,9 +83,9 @@ fn another_driver_is_one_new_layer() {
     assert_ne!(one[2], other[2]);
     insta::assert_snapshot!(new.to_string().replace(&folder.path("").display().to_string(), ""), @"
     games   windows10   from games.toml
-    layers   36a35c310522  base               Windows 10 Professional fr-FR build 19045, 2 drivers, 3 set…
-             fb5cc253c09c  remote play        Parsec
-             9d6b7724b115  driver             driver 472.12, staged
+    layers   0ad2f68014a6  base               Windows 10 Professional fr-FR build 19045, 2 drivers, 3 set…
+             5eb39fd32510  remote play        Parsec
+             b4a6031334a5  driver             driver 472.12, staged
     machine  2 CPUs, 4 GiB memory, 64 GiB disk, UEFI, boots from its disk, user network
     card     10de:2484
     checks   agent, card, driver, connector, work, quiet, rdp, parsec

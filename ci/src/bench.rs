@@ -1,5 +1,6 @@
 //! `ci/bench`: figures as ratios against a named peer, measured in the same run in alternation.
 
+mod agent;
 mod diagnosis;
 mod driver;
 mod keep;
@@ -64,6 +65,7 @@ const FIGURES: &[Row] = &[
     ("build", unchanged_build),
     ("spawn", spawn),
     ("keep", keep::keep),
+    ("agent", keep::asked),
     ("gpus", gpus),
     ("media", media::inspect),
     ("setup-disk", media::setup_disk),

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::{Value, json};
 use xshell::cmd;
 
-use super::{Bench, Figure, columns, timed};
+use super::{Bench, Figure, agent, columns, timed};
 
 /// A guest without a card, so that no lab is needed.
 const RECIPE: &str = "extends = \"lab-guest.toml\"\ncard = []\n[checks]\ncard = false\ndriver = false\nconnector = false\npicture = false\nlifecycle = []\n";
@@ -28,24 +28,24 @@ const REST: Duration = Duration::from_secs(2);
 
 pub(super) fn keep(b: &Bench<'_>) -> Result<Vec<Figure>> {
     let scratch = tempfile::Builder::new().prefix("n43-").tempdir()?;
-    let recipes = scratch.path().join("recipes");
-    std::fs::create_dir(&recipes)?;
-    for file in std::fs::read_dir(b.root.join("recipes"))?.flatten().filter(|entry| entry.path().is_file()) {
-        std::fs::copy(file.path(), recipes.join(file.file_name()))?;
-    }
-    std::fs::write(recipes.join("keep.toml"), RECIPE)?;
     // a person's state is in $XDG_RUNTIME_DIR, which is memory; another file system would add its syncs
     let memory = Path::new("/dev/shm");
     let memory = if memory.is_dir() { memory } else { scratch.path() };
     let state = tempfile::Builder::new().prefix("n43-").tempdir_in(memory)?;
-    let machines = Machines { b, dir: scratch.path(), state: state.path() };
-    timed(&mut machines.no43(&["build", "recipes/keep.toml"]))
-        .context("failed to build the guest's image")?;
-
+    let machines = Machines::new(b, scratch.path(), state.path())?;
     let mut figures = starts(&machines)?;
     figures.push(machines.instances()?);
     figures.push(machines.jobs()?);
     Ok(figures)
+}
+
+/// What is asked of a guest that runs, without KVM where this host has none.
+pub(super) fn asked(b: &Bench<'_>) -> Result<Vec<Figure>> {
+    let scratch = tempfile::Builder::new().prefix("n43-").tempdir()?;
+    let state = tempfile::Builder::new().prefix("n43-").tempdir()?;
+    let machines = Machines::new(b, scratch.path(), state.path())?;
+    let dir = state.path().join("m/hand");
+    machines.with_guest(|| agent::agent(b, &dir.join("ga.sock")))
 }
 
 fn starts(machines: &Machines<'_>) -> Result<Vec<Figure>> {
@@ -89,7 +89,23 @@ struct Run {
     argv: Vec<String>,
 }
 
-impl Machines<'_> {
+impl<'a> Machines<'a> {
+    /// With the recipes in `dir`, and the guest's image built.
+    fn new(b: &'a Bench<'a>, dir: &'a Path, state: &'a Path) -> Result<Self> {
+        let recipes = dir.join("recipes");
+        std::fs::create_dir(&recipes)?;
+        for file in
+            std::fs::read_dir(b.root.join("recipes"))?.flatten().filter(|entry| entry.path().is_file())
+        {
+            std::fs::copy(file.path(), recipes.join(file.file_name()))?;
+        }
+        std::fs::write(recipes.join("keep.toml"), RECIPE)?;
+        let machines = Self { b, dir, state };
+        timed(&mut machines.no43(&["build", "recipes/keep.toml"]))
+            .context("failed to build the guest's image")?;
+        Ok(machines)
+    }
+
     fn no43(&self, args: &[&str]) -> Command {
         let mut command = self.b.no43(args);
         command.current_dir(self.dir).env("NO43_STATE", self.state);
@@ -171,11 +187,16 @@ impl Machines<'_> {
 
     /// The job's command as the first one of a guest that has just started, where each program is still read from the disk.
     fn command_by_hand(&self) -> Result<f64> {
+        self.with_guest(|| self.true_by_hand())
+    }
+
+    /// Something with a guest called 'hand' that has just started.
+    fn with_guest<T>(&self, work: impl FnOnce() -> Result<T>) -> Result<T> {
         let mut command = self.no43(&["--json", "run", "--name", "hand", "recipes/keep.toml"]);
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
         let mut lines = BufReader::new(child.stdout.take().context("no output to read")?).lines();
         let ready = lines.by_ref().map_while(std::io::Result::ok).any(|line| line.contains("\"ready\""));
-        let time = if ready { self.true_by_hand() } else { Err(anyhow!("the guest did not answer")) };
+        let time = if ready { work() } else { Err(anyhow!("the guest did not answer")) };
         let stopped =
             timed(&mut self.no43(&["stop", "--force", "hand"])).context("failed to stop the machine");
         child.wait()?;

@@ -1,0 +1,48 @@
+//! What asking a guest costs: a sign of life, a report, and how late a result is known.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+use xshell::cmd;
+
+use super::{Bench, Figure};
+
+const ROUNDS: &str = "30";
+
+/// Of a running guest, by its agent's socket.
+pub(super) fn agent(b: &Bench<'_>, agent: &Path) -> Result<Vec<Figure>> {
+    let sh = b.sh;
+    let command =
+        cmd!(sh, "cargo run -q --release -p no43-machine --example agent_bench -- {agent} {ROUNDS}");
+    let text = command.quiet().read().context("failed to run machine's agent_bench")?;
+    let measured: Value = serde_json::from_str(text.trim()).context("agent_bench printed no JSON")?;
+    let list = |key: &str| -> Result<Vec<f64>> {
+        let list = measured.get(key).and_then(Value::as_array);
+        let list = list.with_context(|| format!("agent_bench printed no {key}"))?;
+        Ok(list.iter().filter_map(Value::as_f64).collect())
+    };
+    Ok(vec![
+        Figure {
+            name: "guest agent's sign of life",
+            ours: list("ping")?,
+            peer: None,
+            unit: "ms",
+            aim: "at most 1 ms",
+        },
+        Figure {
+            name: "report of the guest program",
+            ours: list("report")?,
+            peer: Some(("the program's start alone", list("start")?)),
+            unit: "ms",
+            aim: "under 300 ms added",
+        },
+        Figure {
+            name: "from a program's end to its result",
+            ours: list("report")?,
+            peer: Some(("asked all the time", list("busy")?)),
+            unit: "ms",
+            aim: "at most 5 ms added",
+        },
+    ])
+}

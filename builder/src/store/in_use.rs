@@ -12,7 +12,14 @@ const FILE: &str = "in-use.lock";
 /// As long as this lives, no image is removed from the store. The kernel lets go of it if we die.
 #[derive(Debug)]
 #[must_use]
-pub struct InUse(#[expect(dead_code, reason = "the open file is the lock")] File);
+pub struct InUse(File);
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        // Closing is not enough: a program that another thread has just forked holds the file until it executes.
+        let _ = flock(&self.0, FlockOperation::Unlock);
+    }
+}
 
 impl Store {
     /// Keeps every image where it is, for somebody who reads the store from elsewhere. Any number may do so at once.

@@ -76,6 +76,14 @@ pub struct DriverPlan {
     pub others: Vec<OtherDriver>,
 }
 
+impl DriverPlan {
+    /// The package of that name.
+    #[must_use]
+    pub fn other(&self, name: &str) -> Option<&OtherDriver> {
+        self.others.iter().find(|one| one.name == name)
+    }
+}
+
 /// A package that takes the place of the guest's driver.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct OtherDriver {
@@ -589,14 +597,22 @@ pub enum Lifecycle {
     ColdStart,
     /// The cards are taken out of the running guest and plugged in again.
     Replug,
-    /// The driver lets go of its cards and takes them again; no file changes.
-    DriverReload,
-    /// The driver is taken out of the guest and put in again.
-    DriverReinstall,
+    /// The cards' driver changes in the running guest.
+    Driver(DriverStep),
+}
+
+/// What happens to the driver of a running guest's cards.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DriverStep {
+    /// It lets go of its cards and takes them again; no file changes.
+    Reload,
+    /// It is taken out of the guest and put in again.
+    Reinstall,
     /// The driver of another package takes its place, newer or older: the one of [`DriverPlan::others`] with this name.
-    Driver(String),
+    Package(String),
     /// Windows goes back to the driver before.
-    DriverRollback,
+    Rollback,
 }
 
 impl fmt::Display for Lifecycle {
@@ -605,10 +621,18 @@ impl fmt::Display for Lifecycle {
             Self::Reboot => f.write_str("reboot"),
             Self::ColdStart => f.write_str("cold start"),
             Self::Replug => f.write_str("replug"),
-            Self::DriverReload => f.write_str("reload of the driver"),
-            Self::DriverReinstall => f.write_str("reinstallation of the driver"),
-            Self::Driver(name) => write!(f, "installation of driver {name}"),
-            Self::DriverRollback => f.write_str("rollback of the driver"),
+            Self::Driver(step) => step.fmt(f),
+        }
+    }
+}
+
+impl fmt::Display for DriverStep {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Reload => f.write_str("reload of the driver"),
+            Self::Reinstall => f.write_str("reinstallation of the driver"),
+            Self::Package(name) => write!(f, "installation of driver {name}"),
+            Self::Rollback => f.write_str("rollback of the driver"),
         }
     }
 }

@@ -57,7 +57,7 @@ impl Walk<'_> {
             }
             (Kind::OneOf(words), Value::Text(text)) => self.word(node, text, words, key),
             (Kind::WordOr(words, before), Value::Text(text)) => match text.strip_prefix(before) {
-                Some(_) => self.name_behind(node, text, before, key),
+                Some(name) => self.name_behind(node, (before, name), key),
                 None => self.word(node, text, words, key),
             },
             (Kind::Either(kinds), value) => match kinds.iter().find(|kind| kind.fits(value)) {
@@ -88,10 +88,9 @@ impl Walk<'_> {
         }
     }
 
-    fn name_behind(&mut self, node: &Node, text: &str, before: &str, key: &str) {
-        let name = text.trim_start_matches(before);
+    fn name_behind(&mut self, node: &Node, (before, name): (&str, &str), key: &str) {
         if let Err((_, fix)) = Form::Name.check(name) {
-            let what = format!("'{text}' cannot be used here");
+            let what = format!("'{before}{name}' cannot be used here");
             let fix = format!("behind '{before}': {fix}");
             self.problems.push(Problem::new(Wrong::BadValue, key, what).at(node.origin.place()).fix(fix));
         }

@@ -2,7 +2,7 @@
 
 use crate::words;
 use no43_builder::driver::updates;
-use no43_builder::plan::{Lifecycle, Plan};
+use no43_builder::plan::{DriverStep, Plan};
 use no43_guest::protocol::Report;
 use no43_guest::setup::event::{Event, What};
 use no43_guest::setup::{
@@ -12,7 +12,7 @@ use no43_guest::setup::{
 use no43_machine::agent::{Agent, ExecLimits, GuestPid};
 use std::time::{Duration, Instant};
 
-use super::guest::PROGRAM;
+use super::guest::{Over, PROGRAM};
 
 /// Nothing is copied: modules or devices stop and start.
 pub(super) const RELOAD_LIMIT: Duration = Duration::from_secs(180);
@@ -28,9 +28,6 @@ const WORDS: u64 = 256 << 10;
 const RESTART_DUE: i64 = 3;
 /// Where a driver of Windows' store waits for its return, below the folder of the state.
 const KEPT: &str = "kept";
-
-/// Why a change is not waited for any longer, if it is not.
-pub(super) type Over<'a> = dyn Fn() -> Option<String> + 'a;
 
 /// The version of the driver that must run.
 #[derive(Debug, Default)]
@@ -48,24 +45,16 @@ impl Version {
     }
 
     /// What must run after `step`.
-    pub(super) fn after(&mut self, step: &Lifecycle, plan: &Plan) {
+    pub(super) fn after(&mut self, step: &DriverStep, plan: &Plan) {
         match step {
-            Lifecycle::Driver(name) => {
+            DriverStep::Reload | DriverStep::Reinstall => return,
+            DriverStep::Package(name) => {
                 self.before = self.is.take();
-                self.is = plan
-                    .driver
-                    .others
-                    .iter()
-                    .find(|one| one.name == *name)
-                    .map(|one| one.version.to_string());
-                self.asked.clone_from(&self.is);
+                self.is = plan.driver.other(name).map(|one| one.version.to_string());
             }
-            Lifecycle::DriverRollback => {
-                self.is = self.before.take();
-                self.asked.clone_from(&self.is);
-            }
-            _ => {}
+            DriverStep::Rollback => self.is = self.before.take(),
         }
+        self.asked.clone_from(&self.is);
     }
 }
 
@@ -301,14 +290,14 @@ mod tests {
         .unwrap();
         let mut version = Version::of(&plan);
         assert_eq!(version.asked, None, "the recipe names none");
-        let mut after = |step: Lifecycle| {
+        let mut after = |step: DriverStep| {
             version.after(&step, &plan);
             version.asked.clone().unwrap_or_default()
         };
-        assert_eq!(after(Lifecycle::DriverReload), "");
-        assert_eq!(after(Lifecycle::Driver("new".into())), "472.12");
-        assert_eq!(after(Lifecycle::Reboot), "472.12");
-        assert_eq!(after(Lifecycle::DriverRollback), "466.11");
+        assert_eq!(after(DriverStep::Reload), "");
+        assert_eq!(after(DriverStep::Package("new".into())), "472.12");
+        assert_eq!(after(DriverStep::Reinstall), "472.12");
+        assert_eq!(after(DriverStep::Rollback), "466.11");
     }
 
     /// What a guest was asked to run and to write.

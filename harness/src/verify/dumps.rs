@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use super::driver_change::Over;
+use super::guest::Over;
 
 /// From the stop to the machine's RESET: a kernel dump is some hundred megabytes, written by the slowest of Windows' drivers.
 pub(super) const RESTART_LIMIT: Duration = Duration::from_secs(600);
@@ -177,7 +177,7 @@ pub(super) fn fetch(
         let is_small = |path: &String| path.starts_with(SMALL);
         let all = small.iter().cloned().chain([LARGE.to_owned()]);
         let looked: Vec<(String, Option<Stop>)> =
-            all.map(|path| (header(agent, &path), path)).map(|(s, p)| (p, s)).collect();
+            all.map(|path| (path.clone(), header(agent, &path))).collect();
         let of_stop = |stop: &Stop| stops.stops.iter().any(|told| told.is(stop));
         let found = looked.iter().find_map(|(path, stop)| Some((path, stop.filter(of_stop)?)));
         let enough = began.elapsed() > SMALL_LIMIT.min(limit);

@@ -1,6 +1,7 @@
 //! The running guest as the checks ask it: `no43-guest` through the guest agent.
 
 use crate::checks::{DESKTOP, DESKTOP_FOLDER, Guest, Ran};
+use crate::stop::Stop;
 use crate::words;
 use anyhow::{Context as _, Result, bail};
 use no43_guest::protocol::{MESSAGE_LIMIT, Painted, Report, parse_painted, parse_report};
@@ -137,6 +138,17 @@ impl Guest for LiveGuest<'_> {
 
     fn last_boot_id(&self) -> Option<String> {
         self.boot_id.clone()
+    }
+}
+
+/// Why something in the guest is not waited for any longer, if it is not.
+pub(super) type Over<'a> = dyn Fn() -> Option<String> + 'a;
+
+/// The machine has ended, or the run is to stop.
+pub(super) fn over<'a>(machine: &'a Machine, stop: &'a Stop) -> impl Fn() -> Option<String> + 'a {
+    move || match machine.exit() {
+        Some(exit) => Some(format!("the machine ended meanwhile: {}", exit_words(&exit))),
+        None => stop.is_set().then(|| "stopped as asked".to_owned()),
     }
 }
 

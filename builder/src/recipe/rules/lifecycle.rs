@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{At, Rules};
 use crate::diagnostic::Kind;
-use crate::plan::Lifecycle;
+use crate::plan::{DriverStep, Lifecycle};
 use crate::recipe::tree::{Node, Value};
 use crate::recipe::{DriverAsk, DriverInstall, Input, OtherDriverAsk, Spot};
 use crate::schema::DRIVER_STEP;
@@ -14,11 +14,11 @@ fn step(text: &str) -> Lifecycle {
     match text {
         "reboot" => Lifecycle::Reboot,
         "replug" => Lifecycle::Replug,
-        "driver-reload" => Lifecycle::DriverReload,
-        "driver-reinstall" => Lifecycle::DriverReinstall,
-        "driver-rollback" => Lifecycle::DriverRollback,
+        "driver-reload" => Lifecycle::Driver(DriverStep::Reload),
+        "driver-reinstall" => Lifecycle::Driver(DriverStep::Reinstall),
+        "driver-rollback" => Lifecycle::Driver(DriverStep::Rollback),
         text => match text.strip_prefix(DRIVER_STEP) {
-            Some(name) => Lifecycle::Driver(name.to_owned()),
+            Some(name) => Lifecycle::Driver(DriverStep::Package(name.to_owned())),
             None => Lifecycle::ColdStart,
         },
     }
@@ -54,7 +54,7 @@ impl Rules<'_> {
         self.lifecycle_conflicts(root, ask, &steps);
         let mut others: Vec<OtherDriverAsk> = Vec::new();
         for (step, spot) in steps {
-            let Lifecycle::Driver(name) = step else { continue };
+            let Lifecycle::Driver(DriverStep::Package(name)) = step else { continue };
             if others.iter().any(|other| other.name == name) {
                 continue;
             }
@@ -72,35 +72,37 @@ impl Rules<'_> {
         // Windows keeps one driver for the way back.
         let mut before = false;
         for (step, spot) in steps {
+            let Lifecycle::Driver(step) = step else { continue };
             let wrong = match step {
-                Lifecycle::Reboot | Lifecycle::ColdStart | Lifecycle::Replug => None,
                 _ if !has_card => {
                     Some(("there is no card whose driver could change", "add a [[card]], or leave this out"))
                 }
-                Lifecycle::DriverReload => None,
-                Lifecycle::DriverRollback if !self.windows => {
+                DriverStep::Rollback if !self.windows => {
                     Some(("only Windows keeps the driver before", "name the package: driver:NAME"))
                 }
-                Lifecycle::DriverRollback if with_card => Some((
+                DriverStep::Rollback if with_card => Some((
                     "NVIDIA's installer is told to leave nothing of the driver before",
                     "name the package: driver:NAME, or set driver.install = \"staged\"",
                 )),
-                Lifecycle::DriverRollback if !before => {
+                DriverStep::Rollback if !before => {
                     Some(("there is no driver before to go back to", "put driver:NAME before it"))
                 }
-                Lifecycle::Driver(_) | Lifecycle::DriverReinstall if lean && !self.windows => Some((
+                DriverStep::Package(_) | DriverStep::Reinstall if lean && !self.windows => Some((
                     "a lean guest has no package manager to build a driver's module with",
                     "set guest.init = \"systemd\", or ask for driver-reload",
                 )),
-                Lifecycle::DriverReinstall
+                DriverStep::Reinstall
                     if !self.windows && ask.package.is_none() && ask.packages.is_empty() =>
                 {
                     Some(("the driver is the kernel's own", "ask for driver-reload, or name driver.package"))
                 }
                 _ => None,
             };
-            before = matches!(step, Lifecycle::Driver(_))
-                || before && !matches!(step, Lifecycle::DriverReinstall | Lifecycle::DriverRollback);
+            before = match step {
+                DriverStep::Package(_) => true,
+                DriverStep::Reload => before,
+                DriverStep::Reinstall | DriverStep::Rollback => false,
+            };
             if let Some((what, fix)) = wrong {
                 self.push(spot.problem(Kind::Conflict, what).fix(fix));
             }

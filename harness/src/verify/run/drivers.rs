@@ -6,10 +6,10 @@ use crate::checks::{Guest as _, Subject};
 use crate::evidence::Round;
 use crate::verdict::FailureKind;
 use crate::verify::driver_change::{INSTALL_LIMIT, RELOAD_LIMIT, Work, carry_out, change, reinstall};
-use crate::verify::guest::{LiveGuest, exit_words};
+use crate::verify::guest::{LiveGuest, over};
 use crate::verify::spec::Scratch;
 use no43_builder::driver::{CardIds, Subsystem};
-use no43_builder::plan::{DriverSource, LayerWhat, Lifecycle, LinuxDriver, Plan, StepPlan};
+use no43_builder::plan::{DriverSource, DriverStep, LayerWhat, Lifecycle, LinuxDriver, Plan, StepPlan};
 use no43_builder::recipe::DriverInstall;
 use no43_builder::step::{driver_command, driver_disk};
 use no43_builder::windows::{CardThere, DriverIn, DriverOnDisk, driver_folder, write_driver_disk};
@@ -18,8 +18,8 @@ use no43_host::Inventory;
 use no43_machine::spec::Disk;
 use no43_machine::{Machine, MachineSpec};
 
-/// The folder on the disk for the image's own package.
-const OWN: &str = "own";
+/// The folder on the disk for the image's own package; no input can have this name.
+const OWN: &str = "_image";
 
 /// The drivers that a run needs a disk for.
 struct Needed<'a> {
@@ -31,9 +31,7 @@ impl<'a> Needed<'a> {
     fn of(plan: &'a Plan) -> Self {
         let steps = &plan.checks.lifecycle;
         let mut needed = Self { windows: Vec::new(), linux: Vec::new() };
-        let others =
-            plan.driver.others.iter().filter(|one| steps.contains(&Lifecycle::Driver(one.name.clone())));
-        for one in others {
+        for one in &plan.driver.others {
             match &one.source {
                 DriverSource::Windows(driver) => {
                     needed.windows.push(DriverOnDisk { name: &one.name, driver });
@@ -41,9 +39,8 @@ impl<'a> Needed<'a> {
                 DriverSource::Linux(driver) => needed.linux.push(driver),
             }
         }
-        if steps.contains(&Lifecycle::DriverReinstall) {
-            let installer = own_windows(plan).filter(|driver| driver.install == DriverInstall::WithCard);
-            needed.windows.extend(installer.map(|driver| DriverOnDisk { name: OWN, driver }));
+        if steps.contains(&Lifecycle::Driver(DriverStep::Reinstall)) {
+            needed.windows.extend(own_installer(plan).map(|driver| DriverOnDisk { name: OWN, driver }));
             let there = |driver: &&LinuxDriver| !needed.linux.iter().any(|one| one.run == driver.run);
             needed.linux.extend(own_linux(plan).filter(there));
         }
@@ -51,12 +48,13 @@ impl<'a> Needed<'a> {
     }
 }
 
-/// The driver that the image of a Windows has.
-fn own_windows(plan: &Plan) -> Option<&DriverIn> {
-    plan.layers.iter().find_map(|layer| match &layer.what {
+/// The driver that the image of a Windows has, if its own installer put it there.
+fn own_installer(plan: &Plan) -> Option<&DriverIn> {
+    let own = plan.layers.iter().find_map(|layer| match &layer.what {
         LayerWhat::WindowsSetup(setup) => setup.driver.as_ref(),
         _ => None,
-    })
+    });
+    own.filter(|driver| driver.install == DriverInstall::WithCard)
 }
 
 /// The driver that the image of a Linux has.
@@ -98,26 +96,21 @@ impl Run<'_, '_> {
         &mut self,
         machine: &Machine,
         stand: Stand<'_>,
-        step: &Lifecycle,
+        step: &DriverStep,
     ) -> Result<(), Failure> {
         let (place, limit, round) = match step {
-            Lifecycle::DriverReload => ("driver reload", RELOAD_LIMIT, Round::AfterReload),
-            Lifecycle::DriverReinstall => ("driver reinstallation", INSTALL_LIMIT, Round::AfterReinstall),
-            Lifecycle::DriverRollback => ("driver rollback", INSTALL_LIMIT, Round::AfterRollback),
-            Lifecycle::Driver(name) => {
-                let version =
-                    self.plan.driver.others.iter().find(|one| one.name == *name).map(|one| one.version);
-                ("driver change", INSTALL_LIMIT, version.map_or(Round::AfterReinstall, Round::WithDriver))
+            DriverStep::Reload => ("driver reload", RELOAD_LIMIT, Round::AfterReload),
+            DriverStep::Reinstall => ("driver reinstallation", INSTALL_LIMIT, Round::AfterReinstall),
+            DriverStep::Rollback => ("driver rollback", INSTALL_LIMIT, Round::AfterRollback),
+            DriverStep::Package(name) => {
+                let round = self.plan.driver.other(name).map(|one| Round::WithDriver(one.version));
+                // a plan has every package that it names
+                ("driver change", INSTALL_LIMIT, round.unwrap_or(Round::AfterReinstall))
             }
-            Lifecycle::Reboot | Lifecycle::ColdStart | Lifecycle::Replug => return Ok(()),
         };
         let phase = self.recorder.begin(place, Some(limit), &format!("{step}, in the running guest"));
         let agent = machine.agent();
-        let stop = self.stop;
-        let over = || match machine.exit() {
-            Some(exit) => Some(format!("the machine ended meanwhile: {}", exit_words(&exit))),
-            None => stop.is_set().then(|| "stopped".to_owned()),
-        };
+        let over = over(machine, self.stop);
         let done =
             self.driver_work(machine, stand, step).and_then(|work| carry_out(&agent, &work, limit, &over));
         self.recorder.end(phase, done.as_ref().err().map(String::as_str));
@@ -133,37 +126,30 @@ impl Run<'_, '_> {
         self.again(machine, stand, round)
     }
 
-    fn driver_work(&mut self, machine: &Machine, stand: Stand<'_>, step: &Lifecycle) -> Result<Work, String> {
+    fn driver_work(&self, machine: &Machine, stand: Stand<'_>, step: &DriverStep) -> Result<Work, String> {
         let windows = machine.agent().is_windows().map_err(|error| error.to_string())?;
         let functions: Vec<String> = stand.subjects.iter().map(|one| one.video().guest.clone()).collect();
         match step {
-            Lifecycle::DriverReload => {
-                Ok(Work::Plan(change("reload", functions, DriverChange::Restart, false)))
-            }
-            Lifecycle::DriverRollback => {
+            DriverStep::Reload => Ok(Work::Plan(change("reload", functions, DriverChange::Restart, false))),
+            DriverStep::Rollback => {
                 Ok(Work::Plan(change("rollback", functions, DriverChange::RollBack, true)))
             }
-            Lifecycle::Driver(name) if windows => Ok(Work::OnDisk(driver_folder(name))),
-            Lifecycle::Driver(name) => {
-                let other = self.plan.driver.others.iter().find(|one| one.name == *name);
-                match other.map(|one| &one.source) {
-                    Some(DriverSource::Linux(driver)) => Ok(Work::Program(driver_command(driver, true))),
-                    _ => Err(format!("the plan has no package '{name}' for this guest")),
-                }
+            DriverStep::Package(name) => match self.plan.driver.other(name).map(|one| &one.source) {
+                Some(DriverSource::Windows(_)) => Ok(Work::OnDisk(driver_folder(name))),
+                Some(DriverSource::Linux(driver)) => Ok(Work::Program(driver_command(driver, true))),
+                None => Err(format!("the plan has no package '{name}'")),
+            },
+            DriverStep::Reinstall if !windows => {
+                let own = own_linux(self.plan).ok_or("the image has no driver of its own")?;
+                Ok(Work::Program(driver_command(own, true)))
             }
-            _ if windows
-                && own_windows(self.plan).is_some_and(|own| own.install == DriverInstall::WithCard) =>
-            {
+            DriverStep::Reinstall if own_installer(self.plan).is_some() => {
                 Ok(Work::OnDisk(driver_folder(OWN)))
             }
-            _ if windows => {
+            DriverStep::Reinstall => {
                 let mut guest = LiveGuest::new(machine, stand.limits.program);
                 let report = guest.report().map_err(|error| format!("{error:#}"))?;
                 reinstall(&report, functions).map(Work::Plan)
-            }
-            _ => {
-                let own = own_linux(self.plan).ok_or("the image has no driver of its own")?;
-                Ok(Work::Program(driver_command(own, true)))
             }
         }
     }

@@ -50,10 +50,7 @@ impl Run<'_, '_> {
                     machine = self.power_cycle(machine, held, stand)?;
                     self.again(&machine, stand, Round::AfterColdStart)
                 }
-                Lifecycle::DriverReload
-                | Lifecycle::DriverReinstall
-                | Lifecycle::Driver(_)
-                | Lifecycle::DriverRollback => self.change_driver(&machine, stand, &step),
+                Lifecycle::Driver(step) => self.change_driver(&machine, stand, &step),
             };
         }
         let cycles = self.options.cycles;

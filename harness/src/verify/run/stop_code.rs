@@ -4,7 +4,7 @@ use super::{Failure, Run};
 use crate::evidence::Event;
 use crate::verdict::FailureKind;
 use crate::verify::dumps::{self, DUMP_LIMIT, RESTART_LIMIT, Stops};
-use crate::verify::guest::exit_words;
+use crate::verify::guest::over;
 use no43_machine::Machine;
 use std::time::{Duration, Instant};
 
@@ -45,11 +45,7 @@ impl Run<'_, '_> {
     }
 
     fn dump(&mut self, machine: &Machine, stops: &mut Stops, ready: Duration) -> Result<(), String> {
-        let stop = self.stop;
-        let over = || match machine.exit() {
-            Some(exit) => Some(format!("the machine ended meanwhile: {}", exit_words(&exit))),
-            None => stop.is_set().then(|| "stopped as asked".to_owned()),
-        };
+        let over = over(machine, self.stop);
         stops.wait_restart(RESTART_LIMIT, &over)?;
         let agent = machine.agent();
         let began = Instant::now();

@@ -130,7 +130,10 @@ fn no43(scene: &Scene, args: &[&str]) -> Result<Run> {
         match no43_tests::programs::windows_guest() {
             Ok(built) => drop(fs::copy(built, &program)?),
             Err(_) => {
-                fs::write(&program, format!("MZ {}", no43_guest::identity::TEXT.replace("linux", "windows")))?
+                fs::write(
+                    &program,
+                    format!("MZ {}", no43_guest::identity::TEXT.replace("linux", "windows")),
+                )?;
             }
         }
     }

@@ -268,7 +268,7 @@ fn what_no_driver_can_do_is_said_before_anything_starts() {
     linux.toml:5:51: checks.lifecycle.2: only Windows keeps the driver before
         fix   name the package: driver:NAME
     linux.toml:5:70: checks.lifecycle.3: there is no input 'nvidia', and drivers.toml lists none
-        fix   add nvidia = { path = "…" } to [inputs], or run no43 driver add FILE
+        fix   add "nvidia" = { path = "…" } to [inputs], or run no43 driver add FILE
     "#);
     insta::assert_snapshot!(folder.complaint("lean.toml", &[]), @"
     lean.toml:4:14: checks.lifecycle.0: there is no card whose driver could change

@@ -77,7 +77,7 @@ pub(crate) fn driver(scene: &Scene) -> Result<()> {
         told.iter().any(|event| matches!(&event.what, What::Begun { name, .. } if name == "driver 466.11"))
     );
 
-    let ids = ["10de:2484", "10de:2504"].map(|id| id.parse()).into_iter().collect::<Result<Vec<_>, _>>()?;
+    let ids = ["10de:2484", "10de:2504"].map(str::parse).into_iter().collect::<Result<Vec<_>, _>>()?;
     const KEY: &str = r"HKLM\SOFTWARE\Policies\Microsoft\Windows\DeviceInstall\Restrictions";
     let lift = SetupPlan { seal: false, ..SetupPlan::new("test/lift", vec![updates::lift()]) };
     let (none, both) = (json!([]), json!([r"PCI\VEN_10DE&DEV_2484", r"PCI\VEN_10DE&DEV_2504"]));

@@ -135,7 +135,8 @@ impl Rules<'_> {
         let known = inputs.keys().map(String::as_str).chain(catalogue.names());
         let fix = match nearest(name, known) {
             Some(near) => format!("did you mean '{near}'?"),
-            None => format!("add {name} = {{ path = \"…\" }} to [inputs], or run no43 driver add FILE"),
+            // a version is no bare key
+            None => format!("add \"{name}\" = {{ path = \"…\" }} to [inputs], or run no43 driver add FILE"),
         };
         let what = format!("there is no input '{name}', and {} lists none", catalogue::FILE_NAME);
         self.push(spot.problem(Kind::Missing, what).fix(fix));

@@ -164,6 +164,7 @@ impl<'a> Watch<'a> {
     fn event(&mut self, event: &Event) {
         match event.name.as_str() {
             "RESET" if event.data.get("guest").and_then(Value::as_bool) != Some(false) => {
+                self.panic = None; // Windows restarts after a stop code: what ends it later is something else
                 self.run.hub().say(Happened::Rebooted);
             }
             "GUEST_PANICKED" => {

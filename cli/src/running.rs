@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use no43_builder::install::{self, Installation};
 use no43_harness::exit_codes;
+use no43_harness::guest_program::hang_bell;
 use no43_harness::instance::Instances;
 use no43_harness::running::{Client, ClientError, Left, Refusal, Row, Runs};
 use no43_host::{Roots, StateDir};
@@ -82,6 +83,7 @@ pub(crate) fn agent(runs: &Runs, name: &str) -> Result<Agent, Failure> {
             ),
         )
     })?;
+    hang_bell(&agent, &runs.dirs(name));
     Ok(agent)
 }
 

@@ -241,7 +241,7 @@ fn in_use(named: &RecipeArgs) -> Result<InUse, Failure> {
     let instance = Instances::at(&row.note.instances).find(&name).or_exit(exit_codes::INSTANCE)?;
     Ok(InUse {
         plan: instance.plan().or_exit(exit_codes::INSTANCE)?,
-        agent: runs.dirs(&name).agent_socket(),
+        dirs: runs.dirs(&name),
         lease: row.note.lease,
         name: name.into_owned(),
     })

@@ -8,6 +8,7 @@
 #[cfg(not(any(target_os = "linux", windows)))]
 compile_error!("the guest program exists for Linux and Windows guests only; its library is portable");
 
+mod bell;
 #[cfg(any(windows, test))]
 mod devnodes;
 #[cfg(any(windows, test))]
@@ -36,6 +37,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
+use bell::RingAtEnd;
 use clap::{Parser, Subcommand};
 use no43_guest::identity;
 use no43_guest::protocol::PROTOCOL_VERSION;
@@ -82,6 +84,9 @@ enum Task {
     Nvml,
     /// Say what NVIDIA's program nvidia-smi says about its driver and cards, in the same form
     NvidiaSmi,
+    /// Tell the host when a process ends, by the port of its bell
+    #[command(hide = true)]
+    RingAtEnd(RingAtEnd),
     #[command(hide = true)]
     WorkItem {
         #[command(flatten)]
@@ -127,6 +132,7 @@ fn run(cli: Cli) -> Result<u8> {
         Some(Task::Work { options }) => {
             return Ok(if options.run(&system::functions())? { 0 } else { 1 });
         }
+        Some(Task::RingAtEnd(ring)) => ring.run()?,
         Some(Task::Nvml) => {
             return gpu::print_nvml();
         }

@@ -11,6 +11,7 @@ use no43_machine::AgentError;
 use no43_machine::agent::{Agent, ExecLimits, FollowedFile, GuestPid};
 
 use crate::exit_codes;
+use crate::guest_program::hang_bell;
 use crate::running::{Ask, Client, ClientError, Happened, Launch, Line, Refusal, Request, Runs};
 use crate::stop::Stop;
 use crate::words;
@@ -186,8 +187,10 @@ impl Running<'_> {
     }
 
     fn work(&mut self, job: &Job) -> Step<u8> {
-        let agent = Agent::on_socket(self.runs.dirs(self.name).agent_socket());
         let broken = |error: AgentError| guest(error.to_string());
+        let dirs = self.runs.dirs(self.name);
+        let agent = Agent::on_socket(dirs.agent_socket());
+        hang_bell(&agent, &dirs);
         let linux = !agent.is_windows().map_err(broken)?;
         if job.secrets && linux {
             helper(&agent, &["/bin/sh", "-c", MOUNT, "no43-job", SECRETS])?;
@@ -221,11 +224,16 @@ impl Running<'_> {
         let began = Instant::now();
         let pid = agent.spawn_with(&argv, env).map_err(broken)?;
         let (mut out, mut err) = (Growing::new(agent, OUT), Growing::new(agent, ERR));
-        let mut last_came = began;
+        let (mut last_came, mut looked) = (began, began);
+        let mut wait = agent.wait_for(pid, job.limit);
         loop {
             let end = agent.ended(pid).map_err(broken)?;
-            if self.pass_on(&mut out, &mut err)? {
-                last_came = Instant::now();
+            let pause = (last_came.elapsed() / 8).clamp(LOOK_FIRST, LOOK_LAST);
+            if looked.elapsed() >= pause {
+                looked = Instant::now();
+                if self.pass_on(&mut out, &mut err)? {
+                    last_came = looked;
+                }
             }
             if let Some(end) = end {
                 while self.pass_on(&mut out, &mut err)? {}
@@ -238,7 +246,7 @@ impl Running<'_> {
             if began.elapsed() >= job.limit {
                 return Err(self.too_long(agent, pid, job));
             }
-            std::thread::sleep((last_came.elapsed() / 8).clamp(LOOK_FIRST, LOOK_LAST));
+            wait.pause(pause);
         }
     }
 

@@ -10,6 +10,7 @@ pub mod diagnosis;
 pub mod driver_lock;
 pub mod evidence;
 pub mod exit_codes;
+pub mod guest_program;
 pub mod instance;
 pub mod job;
 pub mod lender;

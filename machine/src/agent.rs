@@ -5,17 +5,20 @@
 //! stream stops silently at 16 MiB; the first "exited" answer is also the last; `exited` waits for everybody who holds the
 //! output open; there is no command to end a program.
 
+mod bell;
 mod exec;
 mod files;
 mod link;
 
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use qapi::Command;
 use serde_json::{Value, json};
 
+use bell::Bell;
+pub use bell::EndWait;
 pub use exec::{ExecLimits, ExecOutput, GuestPid, ProgramEnd};
 pub use files::FollowedFile;
 use link::{Link, LinkError};
@@ -118,6 +121,7 @@ struct Shared {
     socket: PathBuf,
     qmp: Option<Qmp>,
     link: Mutex<Option<Link>>,
+    bell: OnceLock<Bell>,
 }
 
 /// How the guest is asked to end.
@@ -134,11 +138,21 @@ pub enum ShutdownMode {
 impl Agent {
     /// An agent on any socket, without a machine to watch: `qemu-ga -m unix-listen` for one.
     pub fn on_socket(socket: impl Into<PathBuf>) -> Agent {
-        Agent { shared: Arc::new(Shared { socket: socket.into(), qmp: None, link: Mutex::default() }) }
+        Agent::new(socket.into(), None)
     }
 
     pub(crate) fn of_machine(socket: PathBuf, qmp: Qmp) -> Agent {
-        Agent { shared: Arc::new(Shared { socket, qmp: Some(qmp), link: Mutex::default() }) }
+        Agent::new(socket, Some(qmp))
+    }
+
+    fn new(socket: PathBuf, qmp: Option<Qmp>) -> Agent {
+        Agent { shared: Arc::new(Shared { socket, qmp, link: Mutex::default(), bell: OnceLock::new() }) }
+    }
+
+    /// From now on the guest program `program` rings at the end of programs that take long, through the guest's port
+    /// [`crate::spec::BELL_PORT`] whose socket this is. Neither needs to be there. The first call counts.
+    pub fn hang_bell(&self, socket: impl Into<PathBuf>, program: impl Into<String>) {
+        self.shared.bell.get_or_init(|| Bell::new(socket.into(), program.into()));
     }
 
     /// Asks for a sign of life.

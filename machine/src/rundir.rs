@@ -77,6 +77,11 @@ impl RunDirs {
         self.dir.join("ga.sock")
     }
 
+    /// The socket of the port on which the guest program rings.
+    pub fn bell_socket(&self) -> PathBuf {
+        self.dir.join("bell.sock")
+    }
+
     /// The socket of the virtio-serial port `name`.
     pub fn port_socket(&self, name: &str) -> PathBuf {
         self.dir.join(format!("{name}.sock"))

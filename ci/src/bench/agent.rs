@@ -10,15 +10,15 @@ use super::{Bench, Figure};
 
 const ROUNDS: &str = "30";
 
-/// Of a running guest, by its agent's socket.
-pub(super) fn agent(b: &Bench<'_>, agent: &Path) -> Result<Vec<Figure>> {
+/// Of a running guest, by its machine's folder.
+pub(super) fn agent(b: &Bench<'_>, machine: &Path) -> Result<Vec<Figure>> {
     let sh = b.sh;
     let command =
-        cmd!(sh, "cargo run -q --release -p no43-machine --example agent_bench -- {agent} {ROUNDS}");
+        cmd!(sh, "cargo run -q --release -p no43-machine --example agent_bench -- {machine} {ROUNDS}");
     let text = command.quiet().read().context("failed to run machine's agent_bench")?;
     let measured: Value = serde_json::from_str(text.trim()).context("agent_bench printed no JSON")?;
     let list = |key: &str| -> Result<Vec<f64>> {
-        let list = measured.get(key).and_then(Value::as_array);
+        let list = measured.pointer(&format!("/{key}")).and_then(Value::as_array);
         let list = list.with_context(|| format!("agent_bench printed no {key}"))?;
         Ok(list.iter().filter_map(Value::as_f64).collect())
     };
@@ -43,6 +43,20 @@ pub(super) fn agent(b: &Bench<'_>, agent: &Path) -> Result<Vec<Figure>> {
             peer: Some(("asked all the time", list("busy")?)),
             unit: "ms",
             aim: "not slower",
+        },
+        Figure {
+            name: "a program's end until it is known, with the bell",
+            ours: list("ends/bell")?,
+            peer: Some(("asked all the time", list("ends/busy")?)),
+            unit: "ms",
+            aim: "at most 5 ms",
+        },
+        Figure {
+            name: "the same in a guest without a bell",
+            ours: list("ends/pauses")?,
+            peer: Some(("asked all the time", list("ends/busy")?)),
+            unit: "ms",
+            aim: "at most 200 ms",
         },
     ])
 }

@@ -44,8 +44,7 @@ pub(super) fn asked(b: &Bench<'_>) -> Result<Vec<Figure>> {
     let scratch = tempfile::Builder::new().prefix("n43-").tempdir()?;
     let state = tempfile::Builder::new().prefix("n43-").tempdir()?;
     let machines = Machines::new(b, scratch.path(), state.path())?;
-    let dir = state.path().join("m/hand");
-    machines.with_guest(|| agent::agent(b, &dir.join("ga.sock")))
+    machines.with_guest(|| agent::agent(b, &state.path().join("m/hand")))
 }
 
 fn starts(machines: &Machines<'_>) -> Result<Vec<Figure>> {

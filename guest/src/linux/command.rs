@@ -10,7 +10,8 @@ use no43_guest::setup::first_start::{FirstStart, FirstStarted};
 
 use super::power::{self, Ending};
 use super::setup::Linux;
-use super::{Root, init, paint, pci, report};
+use super::{Root, init, paint, pci, ports, report};
+use crate::bell;
 use crate::setup_command::RESTART_DUE;
 
 #[derive(Subcommand)]
@@ -118,6 +119,16 @@ pub(crate) fn first_start(request: &FirstStart) -> FirstStarted {
 /// Logs of an installer that failed; in Linux there is none.
 pub(crate) fn setup_logs() -> Vec<PathBuf> {
     Vec::new()
+}
+
+/// The port on which the host is told of the ends of programs.
+pub(crate) fn bell_port() -> Option<PathBuf> {
+    ports::port(&Root::real(), bell::PORT)
+}
+
+/// Whether another one has the port open.
+pub(crate) fn is_busy(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::ResourceBusy
 }
 
 /// Restarts a guest whose PID 1 is this program. Where it is another, the caller of `setup` does it: exit code 3.

@@ -1,5 +1,6 @@
 //! The guest program on Linux.
 
+mod bell;
 mod command;
 
 pub(crate) mod display;
@@ -7,15 +8,20 @@ pub(crate) mod init;
 pub(crate) mod kernel_log;
 pub(crate) mod paint;
 pub(crate) mod pci;
+pub(crate) mod ports;
 pub(crate) mod power;
 mod reload;
 pub(crate) mod report;
+mod running;
 mod scanout;
 pub(crate) mod setup;
 
+pub(crate) use bell::BellPort;
 pub(crate) use command::{
-    Task, actor, called_by_another_name, first_start, functions, power_off, restart, setup_logs,
+    Task, actor, bell_port, called_by_another_name, first_start, functions, is_busy, power_off, restart,
+    setup_logs,
 };
+pub(crate) use running::Running;
 
 use std::fs::File;
 use std::io::{self, Read};

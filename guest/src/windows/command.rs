@@ -10,7 +10,7 @@ use no43_guest::setup::first_start::{FirstStart, FirstStarted};
 use super::api::{devices, machine};
 use super::report;
 use super::setup::{self, Windows};
-use crate::devnodes;
+use crate::{bell, devnodes};
 
 #[derive(Subcommand)]
 pub(crate) enum Task {
@@ -75,6 +75,17 @@ pub(crate) fn setup_logs() -> Vec<PathBuf> {
         new
     });
     files
+}
+
+/// The port on which the host is told of the ends of programs; whether it is there, only opening it tells.
+#[expect(clippy::unnecessary_wraps, reason = "Linux knows its ports")]
+pub(crate) fn bell_port() -> Option<PathBuf> {
+    Some(format!(r"\\.\Global\{}", bell::PORT).into())
+}
+
+/// Whether another one has the port open: `ERROR_ACCESS_DENIED`, `ERROR_SHARING_VIOLATION`, `ERROR_BUSY`.
+pub(crate) fn is_busy(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(5 | 32 | 170))
 }
 
 /// Restarts Windows.

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use no43_builder::plan::Plan;
 use no43_builder::secret::{self, SecretError};
+use no43_guest::setup::SETUP_VERSION;
 use no43_guest::setup::first_start::{FirstStart, FirstStarted, ParsecTeam, Secret, parse_first_started};
-use no43_guest::setup::{SETUP_VERSION, WINDOWS_PROGRAM};
 use no43_machine::agent::{ExecLimits, ShutdownMode};
 use no43_machine::qmp::wait_event;
 use no43_machine::{Agent, Event};
 
 use super::control::Shared;
+use crate::guest_program::guest_program;
 use crate::instance::Instance;
 use crate::words;
 
@@ -70,7 +71,7 @@ fn computer_name(instance: &str) -> Option<String> {
 /// Gives it. The answer says of each field whether it is so now.
 fn give(agent: &Agent, request: &FirstStart) -> Result<FirstStarted, String> {
     let windows = agent.is_windows().unwrap_or(false);
-    let program = if windows { WINDOWS_PROGRAM } else { "no43-guest" };
+    let program = guest_program(windows);
     let input = serde_json::to_vec(request).map_err(|error| error.to_string())?;
     let limit = if request.parsec_team.is_some() { LIMIT + INSTALLER_LIMIT } else { LIMIT };
     let limits = ExecLimits { input: Some(input), ..ExecLimits::within(limit) };

@@ -1,18 +1,18 @@
 //! Changes of a card's driver in a running guest: what the guest is told, and how it went.
 
+use crate::guest_program::guest_program;
 use crate::words;
 use no43_builder::driver::updates;
 use no43_builder::plan::{DriverStep, Plan};
 use no43_guest::protocol::Report;
 use no43_guest::setup::event::{Event, What};
 use no43_guest::setup::{
-    Action, Codes, DriverChange, LINUX_STATE, SetupPlan, Task, WINDOWS_PROGRAM, WINDOWS_STATE,
-    find_plan_command,
+    Action, Codes, DriverChange, LINUX_STATE, SetupPlan, Task, WINDOWS_STATE, find_plan_command,
 };
 use no43_machine::agent::{Agent, ExecLimits, GuestPid};
 use std::time::{Duration, Instant};
 
-use super::guest::{Over, PROGRAM};
+use super::guest::Over;
 
 /// Nothing is copied: modules or devices stop and start.
 pub(super) const RELOAD_LIMIT: Duration = Duration::from_secs(180);
@@ -76,10 +76,8 @@ pub(super) fn carry_out(
     over: &Over<'_>,
 ) -> Result<bool, String> {
     let windows = agent.is_windows().map_err(|error| error.to_string())?;
-    let (root, program, slash) = match windows {
-        true => (WINDOWS_STATE, WINDOWS_PROGRAM, '\\'),
-        false => (LINUX_STATE, PROGRAM, '/'),
-    };
+    let (root, slash) = if windows { (WINDOWS_STATE, '\\') } else { (LINUX_STATE, '/') };
+    let program = guest_program(windows);
     let place = |name: &str| format!("{root}{slash}driver{slash}{name}");
     prepare(agent, windows, &place)?;
     let said = place("said");

@@ -1,18 +1,15 @@
 //! The running guest as the checks ask it: `no43-guest` through the guest agent.
 
 use crate::checks::{DESKTOP, DESKTOP_FOLDER, Guest, Ran};
+use crate::guest_program::{guest_program, hang_bell};
 use crate::stop::Stop;
 use crate::words;
 use anyhow::{Context as _, Result, bail};
 use no43_guest::protocol::{MESSAGE_LIMIT, Painted, Report, parse_painted, parse_report};
-use no43_guest::setup::WINDOWS_PROGRAM;
 use no43_guest::work::{WorkReport, parse_work};
 use no43_machine::Machine;
 use no43_machine::agent::{Agent, ExecLimits, ExecOutput};
 use std::time::Duration;
-
-/// Our program in a Linux guest; the agent looks it up in its `PATH`.
-pub(super) const PROGRAM: &str = "no43-guest";
 
 /// For all work of one card: each piece has a limit of its own in the guest, and the memory test has three minutes.
 const WORK_LIMIT: Duration = Duration::from_secs(900);
@@ -31,7 +28,9 @@ pub(crate) struct LiveGuest<'a> {
 
 impl<'a> LiveGuest<'a> {
     pub(crate) fn new(machine: &'a Machine, limit: Duration) -> Self {
-        Self { agent: machine.agent(), machine: Some(machine), limit, boot_id: None, program: None }
+        let agent = machine.agent();
+        hang_bell(&agent, machine.dirs());
+        Self { agent, machine: Some(machine), limit, boot_id: None, program: None }
     }
 
     /// A guest that somebody else runs, or a scripted one.
@@ -47,7 +46,7 @@ impl<'a> LiveGuest<'a> {
     /// Where our program is in this guest.
     fn program(&mut self) -> String {
         let agent = &self.agent;
-        let usual = || if agent.is_windows().unwrap_or(false) { WINDOWS_PROGRAM } else { PROGRAM }.to_owned();
+        let usual = || guest_program(agent.is_windows().unwrap_or(false)).to_owned();
         self.program.get_or_insert_with(usual).clone()
     }
 

@@ -8,14 +8,14 @@ use super::witness::Witness;
 use super::{VerifyOptions, kept};
 use crate::checks::{self, Asking, Choice, HostEye, Subject};
 use crate::evidence::{CardFacts, Event, Fact, Recorder, Round, Sink};
+use crate::guest_program::hang_bell;
 use crate::stop::Stop;
 use crate::verdict::{FailureKind, Verdict};
 use no43_builder::plan::Plan;
 use no43_host::{Inventory, kvm};
 use no43_machine::agent::Agent;
-use no43_machine::{Accel, MachineSpec, accel};
+use no43_machine::{Accel, MachineSpec, RunDirs, accel};
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 /// An agent that lives answers within this, also without KVM.
@@ -34,8 +34,8 @@ pub struct InUse {
     pub name: String,
     /// What it was started as.
     pub plan: Plan,
-    /// Its guest agent's socket.
-    pub agent: PathBuf,
+    /// Where its sockets are.
+    pub dirs: RunDirs,
     /// The lease of its cards.
     pub lease: Option<String>,
 }
@@ -111,12 +111,13 @@ fn lent(machine: &InUse, options: &VerifyOptions, inventory: &Inventory) -> Resu
 }
 
 fn answering(machine: &InUse, recorder: &mut Recorder<'_>) -> Result<Agent, Failure> {
-    let agent = Agent::on_socket(&machine.agent);
+    let agent = Agent::on_socket(machine.dirs.agent_socket());
     let phase = recorder.begin("agent", Some(ANSWER_LIMIT), "one answer of the guest's agent");
     let answer = agent.ping(ANSWER_LIMIT).map_err(|error| {
         format!("the guest's agent does not answer (still starting, or another command uses it): {error}")
     });
     recorder.end(phase, answer.as_ref().err().map(String::as_str));
+    hang_bell(&agent, &machine.dirs);
     answer.map(|_| agent).map_err(|cause| Failure::new("agent", FailureKind::Guest, cause))
 }
 

@@ -5,9 +5,10 @@ use no43_builder::plan::{CardFunctions, CardRole, Console, Firmware as PlannedFi
 use no43_host::card::Role;
 use no43_host::{Card, Inventory, PciAddress, PciId};
 use no43_machine::spec::{
-    DirectKernel, Disk, DiskCache, Display, Firmware, Network, OnPanic, PassedCard, PassedFunction, Smp,
+    BELL_PORT, DirectKernel, Disk, DiskCache, Display, Firmware, Network, OnPanic, PassedCard,
+    PassedFunction, SerialPort, Smp,
 };
-use no43_machine::{Accel, MachineSpec};
+use no43_machine::{Accel, MachineSpec, RunDirs};
 use std::path::{Path, PathBuf};
 
 use crate::checks::{Subject, SubjectFunction};
@@ -130,6 +131,8 @@ pub(crate) fn machine_spec(
         Console::Never => Display::None,
     };
     spec.cards = cards.iter().map(passed).collect();
+    let bell = RunDirs::at(&scratch.machine).bell_socket();
+    spec.ports = vec![SerialPort { name: BELL_PORT.into(), socket: Some(bell) }];
     spec.panic_device = true;
     if plan.is_installed() {
         spec.on_panic = OnPanic::GoOn; // Windows writes its dump after it has told of its stop

@@ -12,10 +12,6 @@ use super::{Agent, AgentError, COMMAND_LIMIT};
 /// so the length decides.
 pub(super) const STREAM_MAX: usize = 16 << 20;
 
-/// The waits between two questions for a program's end: the agent has no event for it.
-const POLL_FIRST: Duration = Duration::from_millis(5);
-const POLL_LAST: Duration = Duration::from_millis(200);
-
 /// A process in the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GuestPid(
@@ -181,7 +177,12 @@ impl Agent {
         self.exec(argv, &ExecLimits::within(COMMAND_LIMIT))
     }
 
-    fn begin(&self, argv: &[&str], limits: &ExecLimits, capture: bool) -> Result<GuestPid, AgentError> {
+    pub(super) fn begin(
+        &self,
+        argv: &[&str],
+        limits: &ExecLimits,
+        capture: bool,
+    ) -> Result<GuestPid, AgentError> {
         let Some((path, rest)) = argv.split_first() else {
             let what = "no program to run".to_owned();
             return Err(AgentError::Garbage { command: "guest-exec".into(), what });
@@ -208,7 +209,7 @@ impl Agent {
         started: Instant,
         limit: Duration,
     ) -> Result<GuestExecStatus, AgentError> {
-        let mut pause = POLL_FIRST;
+        let mut wait = self.wait_for(pid, limit);
         loop {
             // Tens of megabytes over a virtio port under TCG take longer than an ordinary answer.
             let status = self.execute(&guest_exec_status { pid: pid.0 }, COMMAND_LIMIT * 4)?;
@@ -219,8 +220,7 @@ impl Agent {
                 let program = argv.first().copied().unwrap_or_default().to_owned();
                 return Err(AgentError::ProgramTimedOut { program, pid, limit });
             };
-            std::thread::sleep(pause.min(rest));
-            pause = (pause * 2).min(POLL_LAST);
+            wait.pause(rest);
         }
     }
 }

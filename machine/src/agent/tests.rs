@@ -10,7 +10,10 @@ const SECONDS: Duration = Duration::from_secs(5);
 const SHORT: Duration = Duration::from_millis(300);
 
 /// Serves connections one after the other with `serve`, each with what it reads split at line ends.
-fn agent_with(connections: usize, serve: fn(&mut Guest)) -> (Agent, tempfile::TempDir, JoinHandle<()>) {
+pub(super) fn agent_with(
+    connections: usize,
+    mut serve: impl FnMut(&mut Guest) + Send + 'static,
+) -> (Agent, tempfile::TempDir, JoinHandle<()>) {
     let dir = tempfile::tempdir().unwrap();
     let socket = dir.path().join("ga.sock");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -23,7 +26,7 @@ fn agent_with(connections: usize, serve: fn(&mut Guest)) -> (Agent, tempfile::Te
     (Agent::on_socket(socket), dir, server)
 }
 
-struct Guest {
+pub(super) struct Guest {
     stream: UnixStream,
     rest: Vec<u8>,
 }
@@ -44,7 +47,7 @@ impl Guest {
         }
     }
 
-    fn say(&mut self, bytes: &[u8]) {
+    pub(super) fn say(&mut self, bytes: &[u8]) {
         let _ = self.stream.write_all(bytes);
     }
 
@@ -56,7 +59,7 @@ impl Guest {
     }
 
     /// Gets in sync and returns the first other request.
-    fn synced(&mut self) -> Option<Value> {
+    pub(super) fn synced(&mut self) -> Option<Value> {
         loop {
             let request = self.next()?;
             if request["execute"] != "guest-sync-delimited" {

@@ -2,6 +2,7 @@
 //!
 //! Wine is no Windows. What it only pretends (group membership, shutdown, drivers) is named where a case meets it.
 
+mod bell;
 mod cards;
 mod work;
 
@@ -54,6 +55,7 @@ static CASES: &[Case] = &[
         work::nvidia,
     )
     .needs(WINE),
+    Case::new("the-end-of-another-program-is-told-by-a-port", bell::bell).needs(WINE),
     Case::new("a-report-names-the-card-its-driver-and-its-problem-code", cards::report).needs(WINE),
 ];
 

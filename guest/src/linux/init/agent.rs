@@ -10,7 +10,8 @@ use rustix::process::WaitStatus;
 
 use super::log::Log;
 use super::processes::{Processes, in_words};
-use crate::linux::{Root, names, read_text};
+use crate::linux::ports::{self, ports};
+use crate::linux::{Root, names};
 
 /// Name of the agent's port, agreed upon by QEMU and the agent.
 const PORT: &str = "org.qemu.guest_agent.0";
@@ -134,21 +135,7 @@ pub(super) fn link_ports(root: &Root) {
 
 /// Device node of the agent's port.
 pub(super) fn port(root: &Root) -> Option<PathBuf> {
-    let (device, _) = ports(root).into_iter().find(|(_, name)| name == PORT)?;
-    Some(root.path("dev").join(device))
-}
-
-/// All named ports: the kernel's name (`vport1p1`) and the name that QEMU gave.
-fn ports(root: &Root) -> Vec<(String, String)> {
-    let class = root.path("sys/class/virtio-ports");
-    let devices = names(&class).unwrap_or_default();
-    devices
-        .into_iter()
-        .filter_map(|device| {
-            let name = read_text(&class.join(&device).join("name")).ok()?;
-            (!name.is_empty()).then_some((device, name))
-        })
-        .collect()
+    ports::port(root, PORT)
 }
 
 fn program(root: &Root) -> Option<PathBuf> {

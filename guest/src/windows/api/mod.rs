@@ -7,6 +7,7 @@ pub(crate) mod events;
 pub(crate) mod facts;
 pub(crate) mod machine;
 pub(crate) mod registry;
+pub(crate) mod running;
 pub(crate) mod service;
 pub(crate) mod session;
 

@@ -217,13 +217,16 @@ fn plan_carried_out(scene: &Scene) -> Result<()> {
     Ok(())
 }
 
+/// Until there is power.
+const LONG: &str = r"if exist F:\powered (exit 0) else (echo. > F:\pinging & ping -n 100 127.0.0.1)";
+
 fn power_cut(scene: &Scene) -> Result<()> {
     let wine = Wine::of(scene)?;
     let plan = SetupPlan::new(
         "test/power-cut",
         vec![
             registry("before", RegistryValue::Dword(1)),
-            command("long", &["cmd.exe", "/c", r"if exist F:\powered (exit 0) else (ping -n 100 127.0.0.1)"]),
+            command("long", &["cmd.exe", "/c", LONG]),
             Action::new("copy", Task::Copy { from: "source".into(), to: r"C:\copied".into() }),
             registry("after", RegistryValue::Dword(1)),
         ],
@@ -234,6 +237,9 @@ fn power_cut(scene: &Scene) -> Result<()> {
     let words: Vec<_> = SETUP.iter().map(|word| word.replace("plan.json", "another name.json")).collect();
     let mut running = wine.start_guest(&words.iter().map(String::as_str).collect::<Vec<_>>())?;
     running.wait_until("the long action begins", 60, |r| r.stderr().contains(r#""begun","action":1"#))?;
+    // A process that is only just being made is not known to Wine's server, and would outlive its end.
+    wait("its program runs", || scene.work().join("pinging").exists())?;
+    std::thread::sleep(std::time::Duration::from_secs(1));
     running.signal(Signal::KILL)?;
     wine.cut_power()?;
     drop(running);

@@ -225,7 +225,7 @@ impl Running<'_> {
         let pid = agent.spawn_with(&argv, env).map_err(broken)?;
         let (mut out, mut err) = (Growing::new(agent, OUT), Growing::new(agent, ERR));
         let (mut last_came, mut looked) = (began, began);
-        let mut wait = agent.wait_for(pid, job.limit);
+        let mut wait = agent.wait_for(pid, began, job.limit);
         loop {
             let end = agent.ended(pid).map_err(broken)?;
             let pause = (last_came.elapsed() / 8).clamp(LOOK_FIRST, LOOK_LAST);

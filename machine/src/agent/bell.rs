@@ -1,6 +1,6 @@
 //! The bell: how a program's end in the guest is known at once, although the agent has no event for it.
 //!
-//! A short program is asked for every few milliseconds. Beside one that goes on, the guest program is started, which waits
+//! A short program is asked for after short pauses. Beside one that goes on, the guest program is started, which waits
 //! for that process without asking, and rings: it writes a line into a virtio port. The bell only says *when* to ask; the
 //! end is always the agent's word. A guest that has no bell, or rings falsely, is asked again after growing pauses.
 
@@ -15,17 +15,16 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 use super::exec::{ExecLimits, GuestPid};
 use super::{Agent, COMMAND_LIMIT};
 
-/// A program that ends within this time is not worth a second one beside it.
+/// A program that ends within this time is not worth a second one beside it, nor one that ends within so many times the time
+/// that its own start took: in a slow guest the second one's start costs as much.
 const SHORT: Duration = Duration::from_millis(100);
+const STARTS: u32 = 10;
 
-/// The pause between two questions for a short program, and until the bell is manned: the most that an end is known late.
-const OFTEN: Duration = Duration::from_millis(4);
-
-/// The longest pause without a bell.
-const SELDOM: Duration = Duration::from_millis(200);
-
-/// Pauses of a guest without a bell are this part of the time that the program has run.
+/// Without a bell, and until it is manned, the pause between two questions is this part of the time that the program has run,
+/// within these bounds.
 const PART: u32 = 8;
+const OFTEN: Duration = Duration::from_millis(4);
+const SELDOM: Duration = Duration::from_millis(200);
 
 /// A bell that nobody mans within this time is none.
 const MANNED_WITHIN: Duration = Duration::from_secs(5);
@@ -93,6 +92,7 @@ pub struct EndWait<'a> {
     agent: &'a Agent,
     pid: GuestPid,
     limit: Duration,
+    short: Duration,
     began: Instant,
     stage: Stage<'a>,
 }
@@ -110,10 +110,11 @@ enum Stage<'a> {
 }
 
 impl Agent {
-    /// For pauses while a program of [`Agent::spawn`] or [`Agent::spawn_with`] runs, which was just started, and for which
-    /// nobody waits longer than `limit`.
-    pub fn wait_for(&self, pid: GuestPid, limit: Duration) -> EndWait<'_> {
-        EndWait { agent: self, pid, limit, began: Instant::now(), stage: Stage::Often }
+    /// For pauses while a program of [`Agent::spawn`] or [`Agent::spawn_with`] runs, whose start was asked for at `began` and
+    /// has just been told, and for which nobody waits longer than `limit`.
+    pub fn wait_for(&self, pid: GuestPid, began: Instant, limit: Duration) -> EndWait<'_> {
+        let short = SHORT.max(began.elapsed() * STARTS);
+        EndWait { agent: self, pid, limit, short, began: Instant::now(), stage: Stage::Often }
     }
 
     /// Starts the guest program as the ringer for `pid`. `None` without a bell, or while another wait has it.
@@ -143,22 +144,23 @@ impl Agent {
 impl EndWait<'_> {
     /// Waits until the program may have ended, and at most `longest`.
     pub fn pause(&mut self, longest: Duration) {
-        if matches!(self.stage, Stage::Often) && self.began.elapsed() >= SHORT {
+        if matches!(self.stage, Stage::Often) && self.began.elapsed() >= self.short {
             self.stage = match self.agent.man_bell(self.pid, self.limit) {
                 Some(ear) => Stage::Bell { ear, since: Instant::now(), manned: false },
                 None => Stage::Seldom,
             };
         }
+        let unknown = (self.began.elapsed() / PART).clamp(OFTEN, SELDOM);
         let pause = match &mut self.stage {
             Stage::Bell { ear, since, manned } => {
+                let longest = longest.min(if *manned { IN_DOUBT } else { unknown });
                 if let Some(next) = listen(ear, self.pid, *since, manned, longest) {
                     self.stage = next;
                 }
                 return;
             }
-            Stage::Often => OFTEN,
             Stage::Rang(at) if at.elapsed() < NOTICED_WITHIN => NOTICES,
-            Stage::Rang(_) | Stage::Seldom => (self.began.elapsed() / PART).clamp(OFTEN, SELDOM),
+            Stage::Often | Stage::Rang(_) | Stage::Seldom => unknown,
         };
         std::thread::sleep(pause.min(longest));
     }
@@ -172,7 +174,7 @@ fn listen(
     manned: &mut bool,
     longest: Duration,
 ) -> Option<Stage<'static>> {
-    let until = Instant::now() + longest.min(if *manned { IN_DOUBT } else { OFTEN });
+    let until = Instant::now() + longest;
     for _ in 0..OTHERS_MAX {
         match ear.next(until) {
             Ok(Some(Rung::Ended(of))) if of == pid.0 => return Some(Stage::Rang(Instant::now())),

@@ -209,7 +209,7 @@ impl Agent {
         started: Instant,
         limit: Duration,
     ) -> Result<GuestExecStatus, AgentError> {
-        let mut wait = self.wait_for(pid, limit);
+        let mut wait = self.wait_for(pid, started, limit);
         loop {
             // Tens of megabytes over a virtio port under TCG take longer than an ordinary answer.
             let status = self.execute(&guest_exec_status { pid: pid.0 }, COMMAND_LIMIT * 4)?;

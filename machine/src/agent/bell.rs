@@ -21,8 +21,9 @@ const SHORT: Duration = Duration::from_millis(100);
 const STARTS: u32 = 10;
 
 /// Without a bell, and until it is manned, the pause between two questions is this part of the time that the program has run,
-/// within these bounds.
+/// and at least so many times what the last question took, within these bounds: asking must not be what a slow guest does.
 const PART: u32 = 8;
+const QUESTIONS: u32 = 8;
 const OFTEN: Duration = Duration::from_millis(4);
 const SELDOM: Duration = Duration::from_millis(200);
 
@@ -94,6 +95,8 @@ pub struct EndWait<'a> {
     limit: Duration,
     short: Duration,
     began: Instant,
+    /// The end of the last pause: since then the agent was asked.
+    asked: Instant,
     stage: Stage<'a>,
 }
 
@@ -114,7 +117,8 @@ impl Agent {
     /// has just been told, and for which nobody waits longer than `limit`.
     pub fn wait_for(&self, pid: GuestPid, began: Instant, limit: Duration) -> EndWait<'_> {
         let short = SHORT.max(began.elapsed() * STARTS);
-        EndWait { agent: self, pid, limit, short, began: Instant::now(), stage: Stage::Often }
+        let now = Instant::now();
+        EndWait { agent: self, pid, limit, short, began: now, asked: now, stage: Stage::Often }
     }
 
     /// Starts the guest program as the ringer for `pid`. `None` without a bell, or while another wait has it.
@@ -144,13 +148,19 @@ impl Agent {
 impl EndWait<'_> {
     /// Waits until the program may have ended, and at most `longest`.
     pub fn pause(&mut self, longest: Duration) {
+        let question = self.asked.elapsed();
+        self.pause_after(question, longest);
+        self.asked = Instant::now();
+    }
+
+    fn pause_after(&mut self, question: Duration, longest: Duration) {
         if matches!(self.stage, Stage::Often) && self.began.elapsed() >= self.short {
             self.stage = match self.agent.man_bell(self.pid, self.limit) {
                 Some(ear) => Stage::Bell { ear, since: Instant::now(), manned: false },
                 None => Stage::Seldom,
             };
         }
-        let unknown = (self.began.elapsed() / PART).clamp(OFTEN, SELDOM);
+        let unknown = between_questions(self.began.elapsed(), question);
         let pause = match &mut self.stage {
             Stage::Bell { ear, since, manned } => {
                 let longest = longest.min(if *manned { IN_DOUBT } else { unknown });
@@ -164,6 +174,10 @@ impl EndWait<'_> {
         };
         std::thread::sleep(pause.min(longest));
     }
+}
+
+fn between_questions(running: Duration, question: Duration) -> Duration {
+    (running / PART).max(question * QUESTIONS).clamp(OFTEN, SELDOM)
 }
 
 /// Listens for at most `longest`; the next stage, if there is a reason for one.
@@ -396,6 +410,16 @@ mod tests {
         assert_eq!(ear.listens(&socket), None);
         assert!(matches!(ear.state, EarState::Deaf));
         drop(first);
+    }
+
+    #[test]
+    fn a_guest_that_answers_slowly_is_asked_seldom() {
+        let (ms, pause) = (Duration::from_millis, between_questions);
+        assert_eq!(pause(ms(1), ms(0)), OFTEN);
+        assert_eq!(pause(ms(80), ms(1)), ms(10));
+        assert_eq!(pause(ms(80), ms(20)), ms(160));
+        assert_eq!(pause(ms(80), ms(1000)), SELDOM);
+        assert_eq!(pause(ms(60_000), ms(1)), SELDOM);
     }
 
     proptest! {

@@ -1,7 +1,7 @@
 //! `no43-guest ring-at-end`: tells the host when another program of this guest ends, so that it need not ask again and again.
 //!
 //! Written are two lines, `waits PID` and `ended PID`. The port takes one writer at a time, and the host listens to one, so
-//! it stays open: opening it anew would be the longest part of the news' way.
+//! it stays open meanwhile.
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -11,9 +11,6 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 
 use crate::system::{self, BellPort, Running};
-
-/// Name of the port, agreed upon by the harness and this program.
-pub(crate) const PORT: &str = "org.no43.bell.0";
 
 /// How long another one may have the port, and a line that nobody takes is tried.
 pub(crate) const LIMIT: Duration = Duration::from_secs(2);

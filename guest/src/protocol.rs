@@ -18,6 +18,9 @@ pub const PROTOCOL_VERSION: u32 = 1;
 /// Size limit in bytes of anything that the guest program prints. A report of an ordinary guest has 5 to 30 KB.
 pub const MESSAGE_LIMIT: usize = 1 << 20;
 
+/// Name of the virtio port on which this program tells that another program of the guest ended; only that, and no answer.
+pub const BELL_PORT: &str = "org.no43.bell.0";
+
 /// Most elements of any one list of a parsed message; what is beyond is dropped.
 pub const LIST_LIMIT: usize = 1024;
 

@@ -149,8 +149,8 @@ impl Agent {
         Agent { shared: Arc::new(Shared { socket, qmp, link: Mutex::default(), bell: OnceLock::new() }) }
     }
 
-    /// From now on the guest program `program` rings at the end of programs that take long, through the guest's port
-    /// [`crate::spec::BELL_PORT`] whose socket this is. Neither needs to be there. The first call counts.
+    /// From now on the guest program `program` rings at the end of programs that take long, through the port
+    /// whose socket this is. Neither needs to be there. The first call counts.
     pub fn hang_bell(&self, socket: impl Into<PathBuf>, program: impl Into<String>) {
         self.shared.bell.get_or_init(|| Bell::new(socket.into(), program.into()));
     }

@@ -17,10 +17,6 @@ pub const DEFAULT_MACHINE_TYPE: &str = "pc-q35-7.2";
 /// The virtio-serial port on which the guest agent listens.
 pub const AGENT_PORT: &str = "org.qemu.guest_agent.0";
 
-/// The name of the port on which the guest program tells that another program ended; only that and no answer: see
-/// [`crate::agent::EndWait`].
-pub const BELL_PORT: &str = "org.no43.bell.0";
-
 /// The fixed places on the root bus `pcie.0`. What [`MachineSpec::extra`] adds takes the free ones from below.
 pub mod slots {
     /// The emulated screen, if there is one.

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use clap::Subcommand;
-use no43_guest::protocol::GuestFunction;
+use no43_guest::protocol::{BELL_PORT, GuestFunction};
 use no43_guest::setup::first_start::{FirstStart, FirstStarted};
 
 use super::power::{self, Ending};
 use super::setup::Linux;
 use super::{Root, init, paint, pci, ports, report};
-use crate::bell;
 use crate::setup_command::RESTART_DUE;
 
 #[derive(Subcommand)]
@@ -123,7 +122,7 @@ pub(crate) fn setup_logs() -> Vec<PathBuf> {
 
 /// The port on which the host is told of the ends of programs.
 pub(crate) fn bell_port() -> Option<PathBuf> {
-    ports::port(&Root::real(), bell::PORT)
+    ports::port(&Root::real(), BELL_PORT)
 }
 
 /// Whether another one has the port open.

@@ -4,13 +4,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use clap::Subcommand;
-use no43_guest::protocol::GuestFunction;
+use no43_guest::protocol::{BELL_PORT, GuestFunction};
 use no43_guest::setup::first_start::{FirstStart, FirstStarted};
 
 use super::api::{devices, machine};
 use super::report;
 use super::setup::{self, Windows};
-use crate::{bell, devnodes};
+use crate::devnodes;
 
 #[derive(Subcommand)]
 pub(crate) enum Task {
@@ -80,7 +80,7 @@ pub(crate) fn setup_logs() -> Vec<PathBuf> {
 /// The port on which the host is told of the ends of programs; whether it is there, only opening it tells.
 #[expect(clippy::unnecessary_wraps, reason = "Linux knows its ports")]
 pub(crate) fn bell_port() -> Option<PathBuf> {
-    Some(format!(r"\\.\Global\{}", bell::PORT).into())
+    Some(format!(r"\\.\Global\{BELL_PORT}").into())
 }
 
 /// Whether another one has the port open: `ERROR_ACCESS_DENIED`, `ERROR_SHARING_VIOLATION`, `ERROR_BUSY`.

@@ -2,11 +2,12 @@
 
 use anyhow::{Context as _, Result, bail};
 use no43_builder::plan::{CardFunctions, CardRole, Console, Firmware as PlannedFirmware, NetworkPlan, Plan};
+use no43_guest::protocol::BELL_PORT;
 use no43_host::card::Role;
 use no43_host::{Card, Inventory, PciAddress, PciId};
 use no43_machine::spec::{
-    BELL_PORT, DirectKernel, Disk, DiskCache, Display, Firmware, Network, OnPanic, PassedCard,
-    PassedFunction, SerialPort, Smp,
+    DirectKernel, Disk, DiskCache, Display, Firmware, Network, OnPanic, PassedCard, PassedFunction,
+    SerialPort, Smp,
 };
 use no43_machine::{Accel, MachineSpec, RunDirs};
 use std::path::{Path, PathBuf};

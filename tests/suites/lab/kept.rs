@@ -123,7 +123,7 @@ const HANGS: &str = r#"
 "#;
 
 pub(crate) fn three_at_once(scene: &Scene) -> Result<()> {
-    three(scene, 5, 900)
+    three(scene, 5, 500)
 }
 
 pub(crate) fn a_hundred_kills(scene: &Scene) -> Result<()> {
@@ -163,7 +163,7 @@ pub(crate) fn guests_that_end(scene: &Scene) -> Result<()> {
         nothing_left
         [ "$(pool)" = "$had" ] || fail "$(pool) huge pages are left of the guest's, $had were there before"
     "#;
-    script(scene, "one-card", 900, body)
+    script(scene, "one-card", 500, body)
 }
 
 /// Jobs over three cards: one that passes, one that fails, one that hangs, one whose `no43` is killed, one more than cards.
@@ -197,7 +197,7 @@ fn jobs(scene: &Scene, rounds: u32, seconds: u64) -> Result<()> {
 }
 
 pub(crate) fn jobs_over_cards(scene: &Scene) -> Result<()> {
-    jobs(scene, 1, 900)
+    jobs(scene, 1, 500)
 }
 
 pub(crate) fn twenty_jobs(scene: &Scene) -> Result<()> {

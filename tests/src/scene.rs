@@ -5,10 +5,14 @@ use crate::run::Run;
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Set in the environment of everything that a case starts.
 const MARKER: &str = "NO43_TEST_SCENE";
+
+/// Held while the lock beside the shipped recipes is looked for and made: two cases at once need it at the same moment.
+static LOCK_IS_MADE: Mutex<()> = Mutex::new(());
 
 /// Processes may need a moment to end after their parent: a build's watchdog gives mmdebstrap 15 s to clean up.
 const GONE_LIMIT: Duration = Duration::from_secs(20);
@@ -81,6 +85,7 @@ impl Scene {
     /// the same images.
     pub fn shipped_recipes(&self) -> Result<()> {
         let shipped = programs::root().join("recipes");
+        let _one_at_a_time = LOCK_IS_MADE.lock().unwrap_or_else(PoisonError::into_inner);
         if !shipped.join("no43.lock").exists() {
             let names = ["lab-host.toml", "lab-guest.toml", "debian.toml"].map(|n| shipped.join(n));
             self.run(programs::no43()?).args(["lock"]).args(names).limit(120).ok()?;

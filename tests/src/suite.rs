@@ -4,6 +4,7 @@ use crate::capability;
 use crate::scene::Scene;
 use anyhow::Result;
 use libtest_mimic::{Arguments, Completion, Failed, Trial};
+use no43_host::Roots;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -38,9 +39,14 @@ impl Case {
 pub enum Order {
     /// Several at once.
     Parallel,
-    /// One after the other: each fills the machine.
+    /// As many at once as there is a core and [`SHARE_MIB`] of memory for: each case keeps one emulated CPU busy.
+    ACoreEach,
+    /// One after the other: they share something, or each fills the machine.
     Serial,
 }
+
+/// What a case of [`Order::ACoreEach`] may take of the machine's memory: an emulated host with guests in it.
+const SHARE_MIB: u64 = 4096;
 
 /// Where images are kept while a case runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,13 +62,22 @@ static TIMES: Mutex<Vec<(&str, Duration, bool)>> = Mutex::new(Vec::new());
 /// Runs a suite: the `main` of a test program.
 pub fn main(cases: &'static [Case], order: Order, images: Images) -> ExitCode {
     let mut arguments = Arguments::from_args();
-    if order == Order::Serial {
-        arguments.test_threads = Some(1);
+    match order {
+        Order::Parallel => {}
+        Order::ACoreEach => arguments.test_threads = arguments.test_threads.or(Some(shares())),
+        Order::Serial => arguments.test_threads = Some(1),
     }
     let trials = cases.iter().map(|case| trial(case, images)).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     print_times();
     conclusion.exit_code()
+}
+
+/// How many cases of [`Order::ACoreEach`] this machine has room for; at least one.
+fn shares() -> usize {
+    let (processors, memory_mib) = no43_host::size(&Roots::real());
+    let for_memory = u32::try_from(memory_mib / SHARE_MIB).unwrap_or(u32::MAX);
+    usize::try_from(processors.min(for_memory).max(1)).unwrap_or(1)
 }
 
 fn trial(case: &'static Case, images: Images) -> Trial {

@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 fn main() -> ExitCode {
-    let code = no43_tests::suite::main(CASES, Order::Serial, Images::Own);
+    let code = no43_tests::suite::main(CASES, Order::ACoreEach, Images::Own);
     if let Some(Ok(payload)) = PAYLOAD.get() {
         payload.remove(); // a static is never dropped
     }

@@ -1,7 +1,7 @@
 //! The real thing, emulated: a lab host with cards, `no43` inside it, guests under its KVM.
 //!
-//! Cases run one after the other, since each fills both cores of a small machine. Images and the lab's snapshot are
-//! in the person's own store: the first run builds them (minutes), later ones restore a lab in under a second.
+//! A lab host has one emulated CPU, so there are as many cases at once as the machine has cores. Images and the lab's
+//! snapshot are in the person's own store: the first run builds them (minutes), later ones restore a lab in under a second.
 
 mod faults;
 mod host;
@@ -13,7 +13,7 @@ use no43_tests::suite::{Case, Images, Order};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    no43_tests::suite::main(CASES, Order::Serial, Images::Shared)
+    no43_tests::suite::main(CASES, Order::ACoreEach, Images::Shared)
 }
 
 const LAB: &[&str] = &["no43", "lab"];

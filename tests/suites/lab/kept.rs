@@ -35,6 +35,9 @@ nothing_left() {
 }
 "#;
 
+/// How long a script with several guests may take, in seconds: twice what the longest has taken beside another lab.
+const SEVERAL_GUESTS: u64 = 900;
+
 fn seed() -> u32 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
     let given = std::env::var("NO43_SEED").ok().and_then(|seed| seed.parse().ok());
@@ -123,7 +126,7 @@ const HANGS: &str = r#"
 "#;
 
 pub(crate) fn three_at_once(scene: &Scene) -> Result<()> {
-    three(scene, 5, 500)
+    three(scene, 5, SEVERAL_GUESTS)
 }
 
 pub(crate) fn a_hundred_kills(scene: &Scene) -> Result<()> {
@@ -163,7 +166,7 @@ pub(crate) fn guests_that_end(scene: &Scene) -> Result<()> {
         nothing_left
         [ "$(pool)" = "$had" ] || fail "$(pool) huge pages are left of the guest's, $had were there before"
     "#;
-    script(scene, "one-card", 500, body)
+    script(scene, "one-card", SEVERAL_GUESTS, body)
 }
 
 /// Jobs over three cards: one that passes, one that fails, one that hangs, one whose `no43` is killed, one more than cards.
@@ -197,7 +200,7 @@ fn jobs(scene: &Scene, rounds: u32, seconds: u64) -> Result<()> {
 }
 
 pub(crate) fn jobs_over_cards(scene: &Scene) -> Result<()> {
-    jobs(scene, 1, 500)
+    jobs(scene, 1, SEVERAL_GUESTS)
 }
 
 pub(crate) fn twenty_jobs(scene: &Scene) -> Result<()> {
@@ -308,6 +311,6 @@ END
         ip link del br0; ip link del wire0
         nothing_left
     "#;
-    host.script(500, &format!("seed={}\n{KEPT}\n{body}", seed()))?;
+    host.script(SEVERAL_GUESTS, &format!("seed={}\n{KEPT}\n{body}", seed()))?;
     host.down()
 }

@@ -1,7 +1,28 @@
 //! Work that needs the desktop of the person who is logged on: the guest agent runs in the session of services, which has none. It is
 //! handed over as a task of Windows' own scheduler, which runs in that person's session, without a password, and once.
 
+use std::io::Write as _;
+use std::path::Path;
+
+use anyhow::{Context as _, Result};
+
+/// Leaves an answer in a file, for whom handed this process over and waits for it, or on standard output, which a
+/// scheduled task does not have.
+pub(crate) fn leave(answer: &[u8], file: Option<&Path>) -> Result<()> {
+    if let Some(file) = file {
+        // whoever waits for it sees it whole
+        let begun = file.with_extension("begun");
+        return std::fs::write(&begun, answer)
+            .and_then(|()| std::fs::rename(&begun, file))
+            .with_context(|| format!("failed to write {}", file.display()));
+    }
+    let mut out = std::io::stdout().lock();
+    out.write_all(answer)?;
+    Ok(out.flush()?)
+}
+
 /// The task's definition (Microsoft, "Task Scheduler Schema"): for `user`, on request only, with a limit of its own.
+#[cfg(any(windows, test))]
 pub(crate) fn definition(user: &str, program: &str, arguments: &[String], limit_seconds: u64) -> String {
     let words: Vec<String> = arguments.iter().map(|word| quoted(word)).collect();
     let (user, program, words) = (escaped(user), escaped(program), escaped(&words.join(" ")));
@@ -18,16 +39,19 @@ pub(crate) fn definition(user: &str, program: &str, arguments: &[String], limit_
 }
 
 /// A word of a command line, as Windows' own programs take it apart. None of ours ends with a backslash or holds a quote.
+#[cfg(any(windows, test))]
 fn quoted(word: &str) -> String {
     let plain = !word.is_empty() && !word.contains(char::is_whitespace);
     if plain { word.to_owned() } else { format!("\"{word}\"") }
 }
 
+#[cfg(any(windows, test))]
 fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 /// The file's bytes, in the encoding that its first line says.
+#[cfg(any(windows, test))]
 pub(crate) fn utf16(text: &str) -> Vec<u8> {
     std::iter::once(0xfeff).chain(text.encode_utf16()).flat_map(u16::to_le_bytes).collect()
 }
@@ -41,6 +65,7 @@ mod windows {
     use std::process::{Command, Stdio};
     use std::time::{Duration, Instant};
 
+    use no43_guest::own_check::LOG_ON_SECONDS;
     use no43_guest::setup::WINDOWS_STATE;
 
     use super::{definition, utf16};
@@ -50,8 +75,8 @@ mod windows {
     const CALL_LIMIT: Duration = Duration::from_secs(30);
     /// Between two looks for the answer.
     const LOOK: Duration = Duration::from_millis(200);
-    /// Most bytes of an answer.
-    const ANSWER_LIMIT: u64 = 64 << 10;
+    /// Most bytes of an answer: what a check wrote, and some words.
+    const ANSWER_LIMIT: u64 = 5 << 20;
 
     /// Why there is no answer.
     pub(crate) enum NoAnswer {
@@ -63,19 +88,34 @@ mod windows {
         Overdue,
     }
 
+    impl NoAnswer {
+        /// In words, after so long.
+        pub(crate) fn text(self, limit: Duration) -> String {
+            match self {
+                Self::Nobody => "nobody is logged on at this guest's console".into(),
+                Self::Failed(reason) => {
+                    format!("it could not be handed over to the logged-on user: {reason}")
+                }
+                Self::Overdue => {
+                    format!("the logged-on user's session gave no answer within {} s", limit.as_secs())
+                }
+            }
+        }
+    }
+
     /// Whether this process has no desktop that anybody sees.
     pub(crate) fn is_needed() -> bool {
         session::is_services()
     }
 
-    /// Lets this program run with `arguments` in the session of whoever is logged on; gives its answer. `folder` takes what it
-    /// leaves, and the answer's file (`--answer`).
+    /// Lets this program run with `arguments`, the first its command, in the session of whoever is logged on; gives its answer,
+    /// which it leaves in a file (`--answer`). `out` takes the pictures that it leaves.
     pub(crate) fn run(
         mut arguments: Vec<String>,
         limit: Duration,
         out: Option<&Path>,
     ) -> Result<Vec<u8>, NoAnswer> {
-        let user = session::console_user().ok_or(NoAnswer::Nobody)?;
+        let user = whoever_is_logged_on().ok_or(NoAnswer::Nobody)?;
         let task = format!("no43-hand-over-{}", std::process::id());
         let folder = PathBuf::from(WINDOWS_STATE).join(&task);
         let failed = |what: &str, error: std::io::Error| NoAnswer::Failed(format!("{what}: {error}"));
@@ -99,6 +139,17 @@ mod windows {
         }
         let _ = std::fs::remove_dir_all(&folder);
         result
+    }
+
+    fn whoever_is_logged_on() -> Option<String> {
+        let until = Instant::now() + Duration::from_secs(LOG_ON_SECONDS);
+        loop {
+            let user = session::console_user();
+            if user.is_some() || Instant::now() >= until {
+                return user;
+            }
+            std::thread::sleep(LOOK);
+        }
     }
 
     fn scheduled(task: &str, file: &Path, answer: &Path, limit: Duration) -> Result<Vec<u8>, NoAnswer> {

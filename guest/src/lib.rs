@@ -7,6 +7,7 @@
 pub mod driver_log;
 pub mod identity;
 pub mod nvidia;
+pub mod own_check;
 pub mod pattern;
 pub mod problem;
 pub mod protocol;

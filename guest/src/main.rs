@@ -9,13 +9,13 @@
 compile_error!("the guest program exists for Linux and Windows guests only; its library is portable");
 
 mod bell;
+mod check;
 #[cfg(any(windows, test))]
 mod devnodes;
 #[cfg(any(windows, test))]
 mod event_log;
 mod executor;
 mod gpu;
-#[cfg(any(windows, test))]
 mod hand_over;
 #[cfg(target_os = "linux")]
 mod linux;
@@ -38,6 +38,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use bell::RingAtEnd;
+use check::Check;
 use clap::{Parser, Subcommand};
 use no43_guest::identity;
 use no43_guest::protocol::PROTOCOL_VERSION;
@@ -87,6 +88,9 @@ enum Task {
     /// Tell the host when a process ends, by the port of its bell
     #[command(hide = true)]
     RingAtEnd(RingAtEnd),
+    /// Run the command of a check of a recipe's own, and tell how it ended
+    #[command(hide = true)]
+    Check(Check),
     #[command(hide = true)]
     WorkItem {
         #[command(flatten)]
@@ -133,6 +137,7 @@ fn run(cli: Cli) -> Result<u8> {
             return Ok(if options.run(&system::functions())? { 0 } else { 1 });
         }
         Some(Task::RingAtEnd(ring)) => ring.run()?,
+        Some(Task::Check(check)) => check.run()?,
         Some(Task::Nvml) => {
             return gpu::print_nvml();
         }

@@ -289,3 +289,21 @@ fn what_no_driver_can_do_is_said_before_anything_starts() {
         fix   name the package: driver:NAME, or set driver.install = "staged"
     "#);
 }
+
+#[test]
+fn a_check_in_somebodys_session_needs_somebody_who_can_be_logged_on() {
+    let check = "[[check]]\nname = 'looks'\nrun = ['bench\\run.exe']\nsession = 'user'\n";
+    let windows = WINDOWS_DRIVER.to_owned() + check;
+    let well = windows.replace(r#"name = "player""#, r#"name = "player", password = { env = "PASSWORD" }"#);
+    let nobody = format!("guest.os = 'debian12'\n{check}");
+    let folder = Folder::with(&[("games.toml", &windows), ("well.toml", &well), ("nobody.toml", &nobody)]);
+    insta::assert_snapshot!(folder.complaint("games.toml", &[]), @r#"
+    games.toml:25:11: check.0.session: nobody can be logged on: the guest's user has no password
+        fix   add guest.user.password, or write session = "service"
+    "#);
+    insta::assert_snapshot!(folder.complaint("nobody.toml", &[]), @r#"
+    nobody.toml:5:11: check.0.session: this guest has no user
+        fix   add guest.user, or write session = "service"
+    "#);
+    folder.load("well.toml", &[]).unwrap();
+}

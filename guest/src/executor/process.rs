@@ -26,6 +26,10 @@ pub(crate) struct Program {
     pub(crate) own_log: Option<PathBuf>,
     /// When it is ended.
     pub(crate) limit: Duration,
+    /// Where it starts, if not where this process is.
+    pub(crate) folder: Option<PathBuf>,
+    /// A variable beside those of this process.
+    pub(crate) variable: Option<(&'static str, String)>,
 }
 
 /// One argument.
@@ -38,6 +42,11 @@ pub(crate) enum Argument {
 }
 
 impl Program {
+    /// A program that starts where this one is, and has no log of its own.
+    pub(crate) fn new(path: PathBuf, arguments: Vec<Argument>, output: PathBuf, limit: Duration) -> Self {
+        Self { path, arguments, output, own_log: None, limit, folder: None, variable: None }
+    }
+
     /// Runs it and takes its exit code for what `codes` says. A code in no list is a failure with the log's end.
     pub(crate) fn run(&self, codes: &Codes) -> Result<Done, Failure> {
         let code = self.exit_code()?;
@@ -109,6 +118,12 @@ impl Program {
                     command.arg(text);
                 }
             }
+        }
+        if let Some(folder) = &self.folder {
+            command.current_dir(folder);
+        }
+        if let Some((name, value)) = &self.variable {
+            command.env(name, value);
         }
         command.stdin(Stdio::null()).stdout(output).stderr(errors);
         Ok(command)

@@ -12,7 +12,6 @@ use no43_guest::protocol::{GuestFunction, PROTOCOL_VERSION};
 use no43_guest::work::{WORK, Work, WorkCause, WorkOutcome, WorkReport, WorkResult, default_work};
 
 use super::target::Target;
-#[cfg(windows)]
 use crate::hand_over;
 use crate::native::nvml;
 use crate::smi;
@@ -166,18 +165,11 @@ impl Options {
 /// What a handed-over piece of work that gave no answer counts as.
 #[cfg(windows)]
 fn no_answer(why: hand_over::NoAnswer, limit: Duration) -> Stop {
-    use hand_over::NoAnswer;
-    match why {
-        NoAnswer::Nobody => Stop::new(WorkCause::NoSession, "nobody is logged on at this guest's console"),
-        NoAnswer::Failed(reason) => Stop::new(
-            WorkCause::NoSession,
-            format!("it could not be handed over to the logged-on user: {reason}"),
-        ),
-        NoAnswer::Overdue => Stop::new(
-            WorkCause::TimedOut,
-            format!("the logged-on user's session gave no answer within {} s", limit.as_secs()),
-        ),
-    }
+    let cause = match why {
+        hand_over::NoAnswer::Overdue => WorkCause::TimedOut,
+        _ => WorkCause::NoSession,
+    };
+    Stop::new(cause, why.text(limit))
 }
 
 /// Reads the answer of a process of this same program. Not by way of `serde_json::Value`, whose maps need random numbers
@@ -330,17 +322,7 @@ impl Item {
             ..outcome
         };
         let line = format!("{}\n", serde_json::to_string(&result)?);
-        if let Some(file) = &self.answer {
-            // whoever waits for it sees it whole
-            let begun = file.with_extension("begun");
-            return std::fs::write(&begun, line)
-                .and_then(|()| std::fs::rename(&begun, file))
-                .with_context(|| format!("failed to write {}", file.display()));
-        }
-        let mut out = std::io::stdout().lock();
-        std::io::Write::write_all(&mut out, line.as_bytes())?;
-        std::io::Write::flush(&mut out)?;
-        Ok(())
+        hand_over::leave(line.as_bytes(), self.answer.as_deref())
     }
 }
 

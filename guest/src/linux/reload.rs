@@ -95,8 +95,7 @@ pub(super) fn modprobe(output: PathBuf, limit: Duration) -> impl FnMut(&[&str]) 
     let path = places.into_iter().find(|path| path.exists()).unwrap_or(Path::new("modprobe"));
     move |words| {
         let arguments = words.iter().map(|word| Argument::Word((*word).into())).collect();
-        let program =
-            Program { path: path.to_owned(), arguments, output: output.clone(), own_log: None, limit };
+        let program = Program::new(path.to_owned(), arguments, output.clone(), limit);
         program.run(&Codes::default()).map(drop).map_err(|failure| {
             let said = failure.log.last().map(|line| format!(": {line}")).unwrap_or_default();
             Failure { text: format!("modprobe {}: {}{said}", words.join(" "), failure.text), ..failure }

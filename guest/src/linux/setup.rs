@@ -35,14 +35,10 @@ impl Actor for Linux {
                 self.name_computer(name).map(|()| Done::now(Outcome::RestartNeeded))
             }
             Task::Command { run, codes } => {
-                let done = Program {
-                    path: run.first().map(String::as_str).unwrap_or_default().into(),
-                    arguments: run[1..].iter().map(|word| Argument::Word(word.into())).collect(),
-                    output: place.log(&action.name)?,
-                    own_log: None,
-                    limit: Duration::from_secs(action.limit_seconds),
-                }
-                .run(codes);
+                let path = run.first().map(String::as_str).unwrap_or_default().into();
+                let arguments = run[1..].iter().map(|word| Argument::Word(word.into())).collect();
+                let limit = Duration::from_secs(action.limit_seconds);
+                let done = Program::new(path, arguments, place.log(&action.name)?, limit).run(codes);
                 // Plans for Windows name programs of Windows; that one is not here is no failure of the plan.
                 done.map_err(|failure| match failure.code {
                     Some(code) if failure.cause == Cause::NotStarted && is_not_found(code) => {

@@ -70,14 +70,10 @@ impl Actor for Windows {
                 let own_log = place.log(&format!("{}-own", action.name))?;
                 let words =
                     arguments.iter().map(|word| word.replace("{log}", &own_log.display().to_string()));
-                Program {
-                    path: place.source(program)?,
-                    arguments: words.map(|word| Argument::Word(word.into())).collect(),
-                    output: place.log(&action.name)?,
-                    own_log: Some(own_log),
-                    limit,
-                }
-                .run(codes)
+                let arguments = words.map(|word| Argument::Word(word.into())).collect();
+                let program =
+                    Program::new(place.source(program)?, arguments, place.log(&action.name)?, limit);
+                Program { own_log: Some(own_log), ..program }.run(codes)
             }
             Task::Driver { inf, install } => {
                 driver(&place.source(inf)?, *install, place.log(&action.name)?, limit)
@@ -89,14 +85,8 @@ impl Actor for Windows {
             Task::Command { run, codes } => {
                 let (program, words) =
                     run.split_first().ok_or_else(|| Failure::new(Cause::Plan, "run is empty"))?;
-                Program {
-                    path: program.into(),
-                    arguments: words.iter().map(|word| Argument::Word(word.into())).collect(),
-                    output: place.log(&action.name)?,
-                    own_log: None,
-                    limit,
-                }
-                .run(codes)
+                let arguments = words.iter().map(|word| Argument::Word(word.into())).collect();
+                Program::new(program.into(), arguments, place.log(&action.name)?, limit).run(codes)
             }
             Task::Password { user, file } => {
                 let password = files::secret(&place.source(file)?)?;
@@ -189,12 +179,10 @@ fn msi(package: &Path, properties: &[String], log: PathBuf, limit: Duration) -> 
     loop {
         let left = end.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
         let output = log.with_extension("out");
+        let arguments = vec![Argument::Raw(line.clone())];
         let program = Program {
-            path: "msiexec.exe".into(),
-            arguments: vec![Argument::Raw(line.clone())],
-            output,
             own_log: Some(log.clone()),
-            limit: left,
+            ..Program::new("msiexec.exe".into(), arguments, output, left)
         };
         match program.run(&Codes::default()) {
             // Windows itself installs things after a first logon; it is soon done.
@@ -239,7 +227,7 @@ fn driver(inf: &Path, install: bool, output: PathBuf, limit: Duration) -> Result
     words.extend(install.then(|| "/install".into()));
     let codes = Codes { unchanged: vec![259], ..Codes::default() };
     let arguments = words.into_iter().map(Argument::Word).collect();
-    Program { path: "pnputil.exe".into(), arguments, output, own_log: None, limit }.run(&codes)
+    Program::new("pnputil.exe".into(), arguments, output, limit).run(&codes)
 }
 
 /// What one function of a card is changed by; whether Windows must restart.
@@ -290,8 +278,7 @@ fn only_inf(source: PathBuf) -> Result<PathBuf, Failure> {
 
 fn powercfg(words: Vec<String>, output: &Path, limit: Duration) -> Result<(), Failure> {
     let arguments = words.into_iter().map(|word| Argument::Word(word.into())).collect();
-    let program =
-        Program { path: "powercfg.exe".into(), arguments, output: output.to_owned(), own_log: None, limit };
+    let program = Program::new("powercfg.exe".into(), arguments, output.to_owned(), limit);
     program.run(&Codes::default()).map(drop)
 }
 
@@ -445,7 +432,7 @@ fn parsec(team: &ParsecTeam) -> Result<(), Failure> {
     let own = [format!("/team_id={}", team.id), format!("/team_computer_key={}", team.key.0)];
     let words = PARSEC_ARGUMENTS.iter().map(|word| (*word).to_owned()).chain(own);
     let arguments = words.map(|word| Argument::Word(word.into())).collect();
-    let program = Program { path, arguments, output: "NUL".into(), own_log: None, limit: PARSEC_LIMIT };
+    let program = Program::new(path, arguments, "NUL".into(), PARSEC_LIMIT);
     program.run(&Codes { restart: vec![3010, 1641], ..Codes::default() })?;
     assert_service(
         PARSEC_SERVICE,

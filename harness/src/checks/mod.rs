@@ -297,6 +297,11 @@ impl Choice {
         self.only.is_empty() || self.only.iter().any(|one| one == name)
     }
 
+    /// Whether it is really asked.
+    pub(crate) fn asks(&self, name: &str) -> bool {
+        self.wants(name) && self.skips(name).is_none()
+    }
+
     fn skips(&self, name: &str) -> Option<&str> {
         self.skip.iter().find(|(one, _)| one == name).map(|(_, why)| why.as_str())
     }

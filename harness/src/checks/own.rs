@@ -5,6 +5,7 @@ use crate::evidence::Fact;
 use crate::words;
 use anyhow::{Context as _, Result, bail};
 use no43_builder::plan::{OwnCheck, Session};
+use no43_guest::own_check::{CheckEnd, CheckOrder, HAND_OVER_SECONDS};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -21,6 +22,8 @@ const METRICS_COUNT: usize = 64;
 pub(super) const PICTURE_LIMIT: u64 = 16 << 20;
 /// Widest and highest picture.
 const PICTURE_SIDE: u32 = 8192;
+/// What our program in a Windows guest is told, beside the check's own files.
+const ORDER: &str = "no43-check.json";
 /// For the helpers around the command.
 const HELPER: Duration = Duration::from_secs(60);
 /// Lines of output that a report shows.
@@ -58,7 +61,10 @@ fn carry_out(check: &OwnCheck, asking: &mut Asking<'_, '_>, card: Option<&Subjec
     };
     make_folder(asking, &folder, windows)?;
     copy_in(check, asking, &folder, windows)?;
-    let argv = command(check, asking, &folder, card, windows);
+    if windows {
+        return in_windows(check, asking, folder, card);
+    }
+    let argv = command(check, asking, &folder, card);
     asking.guest.run(&argv, Duration::from_secs(check.limit))
 }
 
@@ -136,17 +142,40 @@ fn is_executable(path: &Path) -> bool {
     std::fs::metadata(path).is_ok_and(|meta| meta.permissions().mode() & 0o111 != 0)
 }
 
-/// The command as the guest runs it. In Linux it starts in its folder and is told which card it is about.
-fn command(
+/// Our own program runs it there: the agent knows neither a folder, nor a variable beside its own, nor anybody's session.
+fn in_windows(
     check: &OwnCheck,
-    asking: &Asking<'_, '_>,
-    folder: &str,
+    asking: &mut Asking<'_, '_>,
+    folder: String,
     card: Option<&Subject>,
-    windows: bool,
-) -> Vec<String> {
-    if windows {
-        return check.run.clone();
+) -> Result<Ran> {
+    let as_user = check.session == Session::User;
+    let file = format!("{folder}\\{ORDER}");
+    let card = card.map(|card| card.video().guest.to_string());
+    let order = CheckOrder { run: check.run.clone(), folder, card, as_user, limit_seconds: check.limit };
+    asking.guest.put(&file, &serde_json::to_vec(&order)?)?;
+    let argv = [asking.guest.program(), "check".to_owned(), file];
+    let beyond = if as_user { Duration::from_secs(HAND_OVER_SECONDS) } else { HELPER };
+    let ran = asking.guest.run(&argv, Duration::from_secs(check.limit) + beyond)?;
+    let said = |text: &str| {
+        let last = text.lines().last().map(|line| words::clean_to(line, 300)).unwrap_or_default();
+        if last.is_empty() { last } else { format!(": {last}") }
+    };
+    let limit = words::limit(Duration::from_secs(check.limit));
+    match CheckEnd::parse(ran.output.as_bytes()).filter(|_| ran.code == Some(0)) {
+        Some((CheckEnd::Ended(code), output)) => {
+            Ok(Ran { code: Some(code), output: String::from_utf8_lossy(output).into_owned() })
+        }
+        Some((CheckEnd::Overdue, output)) => {
+            bail!("it did not end within {limit}{}", said(&String::from_utf8_lossy(output)))
+        }
+        Some((CheckEnd::NotRun(why), _)) => bail!("it was not run: {}", words::clean_to(&why, 300)),
+        None => bail!("the guest program could not run it{}", said(&ran.output)),
     }
+}
+
+/// The command as a Linux guest runs it: in its folder, and told which card it is about.
+fn command(check: &OwnCheck, asking: &Asking<'_, '_>, folder: &str, card: Option<&Subject>) -> Vec<String> {
     let mut argv: Vec<String> = Vec::new();
     if let (Session::User, Some(user)) = (check.session, &asking.user) {
         argv.extend(["runuser", "-u", user, "--"].map(str::to_owned));

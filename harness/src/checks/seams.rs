@@ -41,6 +41,9 @@ pub trait Guest {
     /// When it cannot be started, or does not end within the limit.
     fn run(&mut self, argv: &[String], limit: Duration) -> Result<Ran>;
 
+    /// Where our own program is in this guest.
+    fn program(&mut self) -> String;
+
     /// Writes a file.
     ///
     /// # Errors

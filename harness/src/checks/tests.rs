@@ -4,6 +4,7 @@ use super::*;
 use crate::evidence::{Record, RunDir};
 use anyhow::{Result, bail};
 use image::{Rgb, RgbImage};
+use no43_guest::own_check::{CheckEnd, CheckOrder};
 use no43_guest::pattern::Pattern;
 use no43_guest::protocol::{BarKind, Connector, GuestBar, GuestFunction, LogLine, Painted, Severity};
 use no43_guest::work::WorkReport;
@@ -90,7 +91,27 @@ pub(super) struct FakeGuest {
     pub(super) desktop: Option<Vec<u8>>,
 }
 
+/// Our program, where nothing else is asked of it than `check`.
+const PROGRAM: &str = "no43-guest";
+
 impl FakeGuest {
+    /// As `no43-guest check` does what is asked for in this file.
+    fn checked(&self, file: &str) -> Ran {
+        let order: CheckOrder = serde_json::from_slice(&self.files[file]).unwrap();
+        let how = match order.run[0].as_str() {
+            "hangs" => CheckEnd::Overdue,
+            "lies" => return Ran { code: Some(0), output: "ended well\n".into() },
+            "crashes" => return Ran { code: Some(1), output: "no43-guest: it crashed\n".into() },
+            _ if order.as_user && self.report.boot_id.is_none() => {
+                CheckEnd::NotRun("nobody is logged on".into())
+            }
+            "fails" => CheckEnd::Ended(3),
+            _ => CheckEnd::Ended(0),
+        };
+        let said = format!("{} in {} with {:?}\n", order.run.join(" "), order.folder, order.card);
+        Ran { code: Some(0), output: String::from_utf8(how.answer(said.as_bytes())).unwrap() }
+    }
+
     pub(super) fn new(report: Report, work: WorkReport) -> Self {
         Self { report, work, painted: None, files: HashMap::new(), desktop: None }
     }
@@ -126,8 +147,14 @@ impl Guest for FakeGuest {
         if argv.iter().any(|word| word == "del") {
             self.files.remove(argv.last().map_or("", String::as_str));
         }
+        if argv[0] == PROGRAM {
+            return Ok(self.checked(&argv[2]));
+        }
         let code = if argv.iter().any(|word| word == "fails") { 3 } else { 0 };
         Ok(Ran { code: Some(code), output: format!("ran {}\n", argv.join(" ")) })
+    }
+    fn program(&mut self) -> String {
+        PROGRAM.into()
     }
     fn put(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
         self.files.insert(path.into(), bytes.to_vec());

@@ -4,6 +4,7 @@ use super::tests::{FakeGuest, NO_WAIT, at, id, lines};
 use super::*;
 use crate::diagnosis::diagnose;
 use crate::evidence::{Record, RunDir};
+use no43_builder::plan::{OwnCheck, Session};
 use no43_guest::protocol::parse_report;
 use no43_guest::work::WorkReport;
 use serde_json::{Value, json};
@@ -54,7 +55,7 @@ fn ask(
     }
     let report = parse_report(report.to_string().as_bytes()).unwrap();
     let work: WorkReport = serde_json::from_value(work).unwrap();
-    let (text, kind, _) = ask_guest(FakeGuest::new(report, work), host, choice, WorkWish::Usual);
+    let (text, kind, _) = ask_guest(FakeGuest::new(report, work), host, choice, WorkWish::Usual, Vec::new());
     (text, kind)
 }
 
@@ -64,6 +65,7 @@ fn ask_guest(
     host: Complaints,
     choice: &Choice,
     wish: WorkWish,
+    own: Vec<OwnCheck>,
 ) -> (String, Option<FailureKind>, Vec<CheckResult>) {
     let root = tempfile::tempdir().unwrap();
     let mut sink = |_: &Record| {};
@@ -94,7 +96,7 @@ fn ask_guest(
         work: Some(wish),
         driver_version: Some("466.11".into()),
         skip: std::collections::BTreeMap::new(),
-        own: Vec::new(),
+        own,
         lifecycle: Vec::new(),
         ready_limit: 60,
     };
@@ -130,7 +132,7 @@ fn a_desktop_comes_out_as_a_picture_and_as_nothing_else() {
         guest.files.insert(r"C:\Windows\Temp\desktop.png".into(), stale.clone());
         guest.desktop = left;
         let wish = WorkWish::Only(vec!["desktop".into()]);
-        let (_, _, results) = ask_guest(guest, Complaints::default(), &Choice::default(), wish);
+        let (_, _, results) = ask_guest(guest, Complaints::default(), &Choice::default(), wish, Vec::new());
         results.into_iter().find(|result| result.check == "work").unwrap()
     };
     let mut png = std::io::Cursor::new(Vec::new());
@@ -280,4 +282,42 @@ fn what_is_chosen_is_asked_and_what_is_left_out_says_why() {
     let moon = Choice { only: vec!["moon".into()], skip: Vec::new() }.mistake(&plan).unwrap();
     assert!(moon.starts_with("no check is called 'moon'; there are: agent, present"), "{moon}");
     assert_eq!(only.mistake(&plan), None);
+}
+
+#[test]
+fn checks_of_ones_own_are_run_by_our_program_in_their_folder_and_session() {
+    let own = |name: &str, session| OwnCheck {
+        name: name.into(),
+        copy: Vec::new(),
+        run: vec![name.into(), "a \"b\" \\".into()],
+        session,
+        limit: 60,
+        exit: 0,
+        says: (name == "runs")
+            .then(|| "runs a \"b\" \\ in C:\\no43-check\\runs with Some(\"0000:01:00.0\")".into()),
+        metrics: None,
+        pictures: Vec::new(),
+        each_card: name == "runs",
+    };
+    let names = ["runs", "fails", "hangs", "lies", "crashes", "looks"];
+    let choice = Choice { only: names.map(str::to_owned).to_vec(), skip: Vec::new() };
+    let all = |boot_id: Option<&str>| {
+        let mut report = parse_report(REPORT.as_bytes()).unwrap();
+        report.boot_id = boot_id.map(str::to_owned);
+        let session = |name| if name == "looks" { Session::User } else { Session::Service };
+        let own = names.map(|name| own(name, session(name))).to_vec();
+        let guest = FakeGuest::new(report, WorkReport::default());
+        ask_guest(guest, Complaints::default(), &choice, WorkWish::Usual, own).0
+    };
+    insta::assert_snapshot!(all(None), @r#"
+    ✔ agent: Windows 10 Pro, 10.0.19045.5011
+    ✔ runs: it ended with 0
+    ✘ fails: it ended with 3: fails a "b" \ in C:\no43-check\fails with None
+    ✘ hangs: it did not end within 60 s: hangs a "b" \ in C:\no43-check\hangs with None
+    ✘ lies: the guest program could not run it: ended well
+    ✘ crashes: the guest program could not run it: no43-guest: it crashed
+    ✘ looks: it was not run: nobody is logged on
+    cause: none
+    "#);
+    assert!(all(Some("b1")).contains("✔ looks: it ended with 0"));
 }

@@ -21,7 +21,7 @@ use crate::instance::Instance;
 use crate::words;
 
 /// Windows asks nobody outside for any of it; a product key is the slowest.
-const LIMIT: Duration = Duration::from_secs(180);
+pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 /// An installer takes more; the guest's own limits are below it.
 const INSTALLER_LIMIT: Duration = Duration::from_secs(720);
 /// From the request to restart to QEMU's RESET: the guest stops its services first.
@@ -68,8 +68,25 @@ fn computer_name(instance: &str) -> Option<String> {
     name.contains(|c: char| c.is_ascii_alphabetic()).then(|| name.to_owned())
 }
 
+/// What has the recipe's user logged on at each start from now on, for a guest whose disk is thrown away; `None` without a
+/// user or a password.
+///
+/// # Errors
+/// A secret that cannot be read, without any part of it.
+pub(crate) fn log_on(plan: &Plan) -> Result<Option<FirstStart>, SecretError> {
+    let Some(user) = &plan.guest.user else { return Ok(None) };
+    let Some(source) = &user.password else { return Ok(None) };
+    Ok(Some(FirstStart {
+        version: SETUP_VERSION,
+        user: Some(user.name.clone()),
+        password: Some(Secret(secret::read(source)?.reveal().to_owned())),
+        autologon: Some(true),
+        ..FirstStart::default()
+    }))
+}
+
 /// Gives it. The answer says of each field whether it is so now.
-fn give(agent: &Agent, request: &FirstStart) -> Result<FirstStarted, String> {
+pub(crate) fn give(agent: &Agent, request: &FirstStart) -> Result<FirstStarted, String> {
     let windows = agent.is_windows().unwrap_or(false);
     let program = guest_program(windows);
     let input = serde_json::to_vec(request).map_err(|error| error.to_string())?;
@@ -83,15 +100,12 @@ fn give(agent: &Agent, request: &FirstStart) -> Result<FirstStarted, String> {
 }
 
 /// What was not done, in words.
-fn refused(answer: &FirstStarted) -> Vec<String> {
+pub(crate) fn refused(answer: &FirstStarted) -> Vec<String> {
     let words = |step: &no43_guest::setup::first_start::Step| {
         let code = step.code.map(|code| format!(" (error {code})")).unwrap_or_default();
         let why = step.reason.as_deref().unwrap_or("it gave no reason");
         let field = step.field.replace('_', " ");
-        words::clean_to(
-            &format!("the guest did not take its {field}: {why}{code}; tried again at the next start"),
-            400,
-        )
+        words::clean_to(&format!("the guest did not take its {field}: {why}{code}"), 400)
     };
     answer.steps.iter().filter(|step| !step.done).map(words).collect()
 }
@@ -114,7 +128,8 @@ impl Giving {
                 return shared.hub.warn(format!("the guest did not take its password and name: {why}"));
             }
         };
-        refused(&answer).into_iter().for_each(|why| shared.hub.warn(why));
+        let again = |why| shared.hub.warn(format!("{why}; tried again at the next start"));
+        refused(&answer).into_iter().for_each(again);
         let taken: Vec<String> =
             answer.steps.iter().filter(|step| step.done).map(|step| step.field.clone()).collect();
         if let Err(error) = self.instance.note_given(&taken) {

@@ -43,13 +43,6 @@ impl<'a> LiveGuest<'a> {
         Self { program: Some(path.to_owned()), ..self }
     }
 
-    /// Where our program is in this guest.
-    fn program(&mut self) -> String {
-        let agent = &self.agent;
-        let usual = || guest_program(agent.is_windows().unwrap_or(false)).to_owned();
-        self.program.get_or_insert_with(usual).clone()
-    }
-
     fn ask(&mut self, arguments: &[&str]) -> Result<Vec<u8>> {
         let program = self.program();
         let mut argv = vec![program.as_str()];
@@ -120,6 +113,12 @@ impl Guest for LiveGuest<'_> {
             String::from_utf8_lossy(&output.stdout[..output.stdout.len().min(MESSAGE_LIMIT)]).into_owned();
         text.push_str(&String::from_utf8_lossy(&output.stderr[..output.stderr.len().min(MESSAGE_LIMIT)]));
         Ok(Ran { code: output.code, output: text })
+    }
+
+    fn program(&mut self) -> String {
+        let agent = &self.agent;
+        let usual = || guest_program(agent.is_windows().unwrap_or(false)).to_owned();
+        self.program.get_or_insert_with(usual).clone()
     }
 
     fn put(&mut self, path: &str, bytes: &[u8]) -> Result<()> {

@@ -4,6 +4,7 @@
 
 mod bell;
 mod cards;
+mod check;
 mod work;
 
 use anyhow::{Context, Result, ensure};
@@ -56,6 +57,7 @@ static CASES: &[Case] = &[
     )
     .needs(WINE),
     Case::new("the-end-of-another-program-is-told-by-a-port", bell::bell).needs(WINE),
+    Case::new("a-check-of-ones-own-runs-in-its-folder-and-ends-in-time", check::check).needs(WINE),
     Case::new("a-report-names-the-card-its-driver-and-its-problem-code", cards::report).needs(WINE),
 ];
 

@@ -42,11 +42,12 @@ impl Rules<'_> {
     }
 
     fn own_checks(&mut self, root: &At<'_>, has_card: bool) -> Vec<OwnCheck> {
-        let has_user = root.child("guest").is_some_and(|guest| guest.child("user").is_some());
+        let guest = root.child("guest");
+        let user = guest.as_ref().and_then(|guest| guest.child("user"));
         let mut names = BTreeSet::new();
         let mut all = Vec::new();
         for at in root.items("check") {
-            let Some(check) = self.own_check(&at, has_card, has_user) else { continue };
+            let Some(check) = self.own_check(&at, has_card, user.as_ref()) else { continue };
             if !names.insert(check.name.clone()) {
                 let what = format!("there are two checks '{}'", check.name);
                 self.push(at.spot("name").problem(Kind::Conflict, what).fix("give each a name of its own"));
@@ -56,7 +57,7 @@ impl Rules<'_> {
         all
     }
 
-    fn own_check(&mut self, at: &At<'_>, has_card: bool, has_user: bool) -> Option<OwnCheck> {
+    fn own_check(&mut self, at: &At<'_>, has_card: bool, user: Option<&At<'_>>) -> Option<OwnCheck> {
         let Some(name) = at.owned("name") else {
             let problem = at.here().problem(Kind::Missing, "the check's name is missing");
             self.push(problem.fix("add name = \"…\": the report shows it"));
@@ -69,11 +70,17 @@ impl Rules<'_> {
             return None;
         }
         let session = if at.text("session") == "user" { Session::User } else { Session::Service };
-        if session == Session::User && self.windows {
-            self.not_yet(&at.spot("session"), "session");
-        } else if session == Session::User && !has_user {
-            let problem = at.spot("session").problem(Kind::Conflict, "this guest has no user");
-            self.push(problem.fix("add guest.user, or write session = \"service\""));
+        if session == Session::User
+            && !user.is_some_and(|user| !self.windows || user.child("password").is_some())
+        {
+            let (what, key) = match user {
+                None => ("this guest has no user", "guest.user"),
+                Some(_) => {
+                    ("nobody can be logged on: the guest's user has no password", "guest.user.password")
+                }
+            };
+            let problem = at.spot("session").problem(Kind::Conflict, what);
+            self.push(problem.fix(format!("add {key}, or write session = \"service\"")));
         }
         let each_card = at.text("each") == "card";
         if each_card && !has_card {

@@ -2,14 +2,15 @@
 //! is asked again.
 
 use super::{Failure, Run};
-use crate::checks::{Limits, Subject};
+use crate::checks::{Choice, Limits, Subject};
 use crate::evidence::Round;
+use crate::running::first_start;
 use crate::verdict::FailureKind;
 use crate::verify::cards::Held;
 use crate::verify::guest::exit_words;
 use crate::verify::spec::Scratch;
 use crate::words;
-use no43_builder::plan::Lifecycle;
+use no43_builder::plan::{ChecksPlan, Lifecycle, OwnCheck, Session, WorkWish};
 use no43_machine::agent::ShutdownMode;
 use no43_machine::hotplug::{self, HotplugError, UNPLUG_LIMIT};
 use no43_machine::{Machine, MachineSpec};
@@ -38,7 +39,10 @@ impl Run<'_, '_> {
         held: &mut Held,
         stand: Stand<'_>,
     ) -> Result<(Machine, Result<(), Failure>), Failure> {
-        let mut asked = self.again(&machine, stand, Round::First);
+        let mut asked = match self.log_on(&machine, stand) {
+            Ok(()) => self.again(&machine, stand, Round::First),
+            failed => failed,
+        };
         for step in self.plan.checks.lifecycle.clone() {
             if self.is_over(&asked) {
                 break;
@@ -93,6 +97,30 @@ impl Run<'_, '_> {
             true => Err(Failure::new("machine", FailureKind::Guest, "it came back by itself")),
             false => Ok(()),
         }
+    }
+
+    /// Where something that is asked needs a person's session in Windows: the guest's user is logged on at each start, so it
+    /// restarts once. Its disk is thrown away.
+    fn log_on(&mut self, machine: &Machine, stand: Stand<'_>) -> Result<(), Failure> {
+        if !needs_session(&self.plan.checks, &self.choice) || !self.plan.guest.os.starts_with("windows") {
+            return Ok(());
+        }
+        let failure = |kind, why: String| Failure::new("log on", kind, why);
+        let request =
+            first_start::log_on(self.plan).map_err(|e| failure(FailureKind::HostSetup, e.to_string()))?;
+        let Some(request) = request else { return Ok(()) };
+        self.ready(machine, stand.spec, stand.scratch)?;
+        let phase = self.recorder.begin(
+            "log on",
+            Some(first_start::LIMIT),
+            "the guest's user is logged on at each start: a check needs that session",
+        );
+        let given = first_start::give(&machine.agent(), &request);
+        let refused = given.map_or_else(|why| vec![why], |answer| first_start::refused(&answer));
+        let why = refused.first().map(|why| words::clean_to(why, 400));
+        self.recorder.end(phase, why.as_deref());
+        why.map_or(Ok(()), |why| Err(failure(FailureKind::Guest, why)))?;
+        self.restart(machine)
     }
 
     fn reboot(&mut self, machine: &Machine, stand: Stand<'_>) -> Result<(), Failure> {
@@ -161,10 +189,67 @@ impl Run<'_, '_> {
     }
 }
 
+/// Whether a check of one's own, or the picture of the desktop, is asked for and needs somebody to be logged on.
+fn needs_session(checks: &ChecksPlan, choice: &Choice) -> bool {
+    let own = |check: &OwnCheck| check.session == Session::User && choice.asks(&check.name);
+    let work = |kinds: &[String]| kinds.iter().any(|kind| kind == "desktop");
+    let wish = checks.work.as_ref().is_some_and(|wish| matches!(wish, WorkWish::Only(kinds) if work(kinds)));
+    checks.own.iter().any(own) || wish && choice.asks("work")
+}
+
 /// A guest that keeps a card is a fault of the guest; what QEMU refuses is not.
 fn replug_blame(error: &HotplugError) -> FailureKind {
     match error {
         HotplugError::Qmp { .. } => FailureKind::Host,
         HotplugError::Refused { .. } | HotplugError::TimedOut { .. } => FailureKind::Guest,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn somebody_is_logged_on_only_for_what_is_asked_and_needs_a_session() {
+        let own = |session| OwnCheck {
+            name: "looks".into(),
+            copy: Vec::new(),
+            run: vec!["looks".into()],
+            session,
+            limit: 60,
+            exit: 0,
+            says: None,
+            metrics: None,
+            pictures: Vec::new(),
+            each_card: false,
+        };
+        let plan = |own: Vec<OwnCheck>, work: &[&str]| ChecksPlan {
+            card: true,
+            driver: true,
+            connector: false,
+            picture: false,
+            quiet: true,
+            work: Some(WorkWish::Only(work.iter().map(|&kind| kind.to_owned()).collect())),
+            driver_version: None,
+            skip: std::collections::BTreeMap::new(),
+            own,
+            lifecycle: Vec::new(),
+            ready_limit: 60,
+        };
+        let choice = |only: &[&str], skip: &[&str]| Choice {
+            only: only.iter().map(|&name| name.to_owned()).collect(),
+            skip: skip.iter().map(|&name| (name.to_owned(), "why not".to_owned())).collect(),
+        };
+        let user = plan(vec![own(Session::User)], &["d3d11"]);
+        let desktop = plan(vec![own(Session::Service)], &["d3d11", "desktop"]);
+        let neither = plan(vec![own(Session::Service)], &["d3d11"]);
+        let needs = |only: &[&str], skip: &[&str]| {
+            [&user, &desktop, &neither].map(|plan| needs_session(plan, &choice(only, skip)))
+        };
+        assert_eq!(needs(&[], &[]), [true, true, false]);
+        assert_eq!(needs(&["driver"], &[]), [false, false, false]);
+        assert_eq!(needs(&["looks", "work"], &[]), [true, true, false]);
+        assert_eq!(needs(&[], &["looks"]), [false, true, false]);
+        assert_eq!(needs(&[], &["work"]), [true, false, false]);
     }
 }

@@ -22,6 +22,7 @@ use crate::verdict::{FailureKind, Verdict};
 use crate::{driver_lock, words};
 use no43_builder::image::Image;
 use no43_builder::plan::{Firmware as PlannedFirmware, Plan};
+use no43_guest::setup::first_start::FirstStart;
 use no43_host::{Inventory, kvm};
 use no43_machine::firmware::{self, Wanted};
 use no43_machine::spec::{Display, OnPanic};
@@ -145,6 +146,8 @@ struct Run<'a, 'r> {
     boot_id: Option<String>,
     /// Of the driver that must run; changes with it.
     version: Version,
+    /// What the guest's user is logged on with.
+    log_on: Option<FirstStart>,
 }
 
 /// One run from the lease to the cards' return. Whatever happens inside, the cards are given back and the evidence is kept.
@@ -174,8 +177,10 @@ pub(super) fn section(
         version: Version::of(plan),
         tpm: None,
         left: false,
+        log_on: None,
     };
-    let mut held = match cards::take(plan, options, run.recorder) {
+    let taken = run.read_log_on().and_then(|()| cards::take(plan, options, run.recorder));
+    let mut held = match taken {
         Ok(held) => held,
         Err(failure) => {
             run.facts.merge(&planned_facts(plan, &[]));

@@ -321,6 +321,37 @@ fn a_card_that_is_not_there_is_no_failure_of_the_guest() {
 }
 
 #[test]
+fn a_password_that_cannot_be_read_is_said_before_a_card_is_looked_for() {
+    use no43_builder::plan::{OwnCheck, SecretSource, Session, UserPlan};
+    let dir = tempfile::tempdir().unwrap();
+    let mut plan = plan(vec![wish(None)]);
+    plan.guest.os = "windows10".into();
+    let password = Some(SecretSource::File(dir.path().join("password")));
+    plan.guest.user = Some(UserPlan { name: "player".into(), password });
+    plan.checks.own.push(OwnCheck {
+        name: "looks".into(),
+        copy: Vec::new(),
+        run: vec!["looks.exe".into()],
+        session: Session::User,
+        limit: 60,
+        exit: 0,
+        says: None,
+        metrics: None,
+        pictures: Vec::new(),
+        each_card: false,
+    });
+    let (answer, ended) = run(&plan, &options(dir.path()), &image(dir.path()));
+    assert!(matches!(answer, Verdict::Failed { kind: FailureKind::HostSetup, .. }), "{answer:?}");
+    assert!(answer.reason().contains(&dir.path().join("password").display().to_string()), "{answer:?}");
+    assert_eq!(crate::diagnosis::facts_of_run(&ended).get("run.failed"), ["log on"]);
+    // nobody is to be logged on for what is not asked
+    let choice = Choice { only: vec!["driver".into()], skip: Vec::new() };
+    let options = VerifyOptions { choice, ..options(dir.path()) };
+    let (answer, _) = run(&plan, &options, &image(dir.path()));
+    assert!(matches!(answer, Verdict::Failed { kind: FailureKind::NotLent, .. }), "{answer:?}");
+}
+
+#[test]
 fn an_unknown_control_check_is_named_before_anything_starts() {
     let dir = tempfile::tempdir().unwrap();
     let image = image(dir.path());

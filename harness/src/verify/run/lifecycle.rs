@@ -11,6 +11,7 @@ use crate::verify::guest::exit_words;
 use crate::verify::spec::Scratch;
 use crate::words;
 use no43_builder::plan::{ChecksPlan, Lifecycle, OwnCheck, Session, WorkWish};
+use no43_builder::secret::SecretError;
 use no43_machine::agent::ShutdownMode;
 use no43_machine::hotplug::{self, HotplugError, UNPLUG_LIMIT};
 use no43_machine::{Machine, MachineSpec};
@@ -99,16 +100,19 @@ impl Run<'_, '_> {
         }
     }
 
-    /// Where something that is asked needs a person's session in Windows: the guest's user is logged on at each start, so it
-    /// restarts once. Its disk is thrown away.
-    fn log_on(&mut self, machine: &Machine, stand: Stand<'_>) -> Result<(), Failure> {
-        if !needs_session(&self.plan.checks, &self.choice) || !self.plan.guest.os.starts_with("windows") {
-            return Ok(());
+    /// Where something that is asked needs a person's session in Windows: reads that person's password, before anything else
+    /// is done.
+    pub(super) fn read_log_on(&mut self) -> Result<(), Failure> {
+        if needs_session(&self.plan.checks, &self.choice) && self.plan.guest.os.starts_with("windows") {
+            let unreadable = |e: SecretError| Failure::new("log on", FailureKind::HostSetup, e.to_string());
+            self.log_on = first_start::log_on(self.plan).map_err(unreadable)?;
         }
-        let failure = |kind, why: String| Failure::new("log on", kind, why);
-        let request =
-            first_start::log_on(self.plan).map_err(|e| failure(FailureKind::HostSetup, e.to_string()))?;
-        let Some(request) = request else { return Ok(()) };
+        Ok(())
+    }
+
+    /// The guest's user is logged on at each start from now on, so it restarts once. Its disk is thrown away.
+    fn log_on(&mut self, machine: &Machine, stand: Stand<'_>) -> Result<(), Failure> {
+        let Some(request) = self.log_on.take() else { return Ok(()) };
         self.ready(machine, stand.spec, stand.scratch)?;
         let phase = self.recorder.begin(
             "log on",
@@ -119,7 +123,7 @@ impl Run<'_, '_> {
         let refused = given.map_or_else(|why| vec![why], |answer| first_start::refused(&answer));
         let why = refused.first().map(|why| words::clean_to(why, 400));
         self.recorder.end(phase, why.as_deref());
-        why.map_or(Ok(()), |why| Err(failure(FailureKind::Guest, why)))?;
+        why.map_or(Ok(()), |why| Err(Failure::new("log on", FailureKind::Guest, why)))?;
         self.restart(machine)
     }
 

@@ -55,9 +55,10 @@ impl Limits {
         picture: Duration::from_secs(10),
         pause: Duration::from_millis(300),
     };
-    /// Under TCG, or under a KVM that TCG emulates: everything takes 10 to 30 times as long.
+    /// Under TCG, or under a KVM that TCG emulates: everything takes 10 to 30 times as long, and a guest that still starts its
+    /// services longer.
     pub const SLOW: Self = Self {
-        program: Duration::from_secs(60),
+        program: Duration::from_secs(180),
         driver: Duration::from_secs(120),
         picture: Duration::from_secs(60),
         pause: Duration::from_secs(1),

@@ -26,6 +26,7 @@ static CASES: &[Case] = &[
     Case::new("each-fault-of-a-guest-in-use-is-red-with-its-own-cause", proof::controls).needs(LAB),
     Case::new("what-happens-to-a-card-while-it-is-asked-about-is-the-cause", proof::while_asked).needs(SOAK),
     Case::new("debian-with-systemd-is-proved", proof::debian).needs(LAB),
+    Case::new("debian-with-systemd-is-proved-again-after-its-restart", proof::debian_restarts).needs(SOAK),
     Case::new("a-fault-that-comes-with-the-third-start-is-unstable", proof::cycles).needs(SOAK),
     Case::new("a-guest-that-boots-by-uefi-is-proved", proof::uefi).needs(&["no43", "lab", "uefi", "soak"]),
     Case::new("two-restores-have-the-same-files-other-ids-and-the-right-time", proof::restored_twice)

@@ -82,10 +82,14 @@ pub(crate) fn is_open(socket: &Path) -> bool {
 pub fn ask(socket: &Path, request: &str, limit: Duration) -> io::Result<String> {
     let mut stream = UnixStream::connect(socket)?;
     stream.set_read_timeout(Some(limit))?;
-    stream.write_all(request.as_bytes())?;
-    stream.write_all(b"\n")?;
+    // a helper that refuses a request before it has read all of it hangs up, and its answer says why
+    let sent = stream.write_all(format!("{request}\n").as_bytes());
     let mut line = String::new();
-    BufReader::new(stream.take(1 << 20)).read_line(&mut line)?;
+    let read = BufReader::new(stream.take(1 << 20)).read_line(&mut line);
+    match (read, sent) {
+        (Ok(0) | Err(_), Err(error)) => return Err(error),
+        (read, _) => read?,
+    };
     match line.trim_end() {
         "" => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "it closed the connection")),
         text => Ok(text.to_owned()),

@@ -19,10 +19,12 @@ mod work;
 pub(crate) use driver::holds_only;
 pub use given_back::{Returned, given_back};
 pub use own::Ran;
+#[cfg(test)]
+pub(crate) use own::tests::own_check as own_check_for_tests;
 pub use picture::is_placeholder;
 pub use seams::{Capability, Complaints, Eye, Guest, HostEye};
 pub use subject::{Subject, SubjectFunction};
-pub(crate) use work::{DESKTOP, DESKTOP_FOLDER};
+pub(crate) use work::{DESKTOP, DESKTOP_FOLDER, needs_session};
 
 use crate::diagnosis::{Facts, Mark, facts_of_report, is_windows};
 use crate::evidence::{CheckResult, Fact, Outcome, Recorder, Round};

@@ -283,8 +283,24 @@ fn collect(value: &Value, name: &str, all: &mut Vec<Fact>) {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// A check that runs a program of its own name, and nothing else.
+    pub(crate) fn own_check(name: &str, session: Session) -> OwnCheck {
+        OwnCheck {
+            name: name.into(),
+            copy: Vec::new(),
+            run: vec![name.into()],
+            session,
+            limit: 60,
+            exit: 0,
+            says: None,
+            metrics: None,
+            pictures: Vec::new(),
+            each_card: false,
+        }
+    }
 
     #[test]
     fn numbers_come_out_of_json_and_nothing_else_does() {

@@ -411,16 +411,10 @@ fn checks_of_ones_own_are_cases_like_any_other() {
     std::fs::create_dir_all(dir.path().join("bench/sub")).unwrap();
     std::fs::write(dir.path().join("bench/sub/data"), "x").unwrap();
     let own = |name: &str, run: &[&str], each_card: bool| OwnCheck {
-        name: name.into(),
         copy: vec![dir.path().join("bench")],
         run: run.iter().map(|&word| word.to_owned()).collect(),
-        session: Session::Service,
-        limit: 60,
-        exit: 0,
-        says: None,
-        metrics: None,
-        pictures: Vec::new(),
         each_card,
+        ..own_check_for_tests(name, Session::Service)
     };
     let silent = OwnCheck { says: Some("59 fps".into()), ..own("says", &["./bench/run"], false) };
     let counts = OwnCheck { metrics: Some("/run/out.json".into()), ..own("counts", &["./bench/run"], false) };

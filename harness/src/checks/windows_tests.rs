@@ -287,17 +287,11 @@ fn what_is_chosen_is_asked_and_what_is_left_out_says_why() {
 #[test]
 fn checks_of_ones_own_are_run_by_our_program_in_their_folder_and_session() {
     let own = |name: &str, session| OwnCheck {
-        name: name.into(),
-        copy: Vec::new(),
         run: vec![name.into(), "a \"b\" \\".into()],
-        session,
-        limit: 60,
-        exit: 0,
         says: (name == "runs")
             .then(|| "runs a \"b\" \\ in C:\\no43-check\\runs with Some(\"0000:01:00.0\")".into()),
-        metrics: None,
-        pictures: Vec::new(),
         each_card: name == "runs",
+        ..own_check_for_tests(name, session)
     };
     let names = ["runs", "fails", "hangs", "lies", "crashes", "looks"];
     let choice = Choice { only: names.map(str::to_owned).to_vec(), skip: Vec::new() };

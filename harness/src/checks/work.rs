@@ -14,6 +14,12 @@ pub(crate) const DESKTOP_FOLDER: &str = r"C:\Windows\Temp";
 const DESKTOP_FILE: &str = r"C:\Windows\Temp\desktop.png";
 const REMOVE_LIMIT: Duration = Duration::from_secs(30);
 
+/// Whether somebody must be logged on for it.
+pub(crate) fn needs_session(wish: &WorkWish) -> bool {
+    let chosen = chosen(wish);
+    WORK.iter().any(|row| row.session && chosen.contains(&row.name))
+}
+
 pub(super) fn ask(asking: &mut Asking<'_, '_>, card: &Subject) -> Answer {
     let only = chosen(&asking.work);
     let expected = match &asking.work {

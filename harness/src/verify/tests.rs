@@ -322,24 +322,13 @@ fn a_card_that_is_not_there_is_no_failure_of_the_guest() {
 
 #[test]
 fn a_password_that_cannot_be_read_is_said_before_a_card_is_looked_for() {
-    use no43_builder::plan::{OwnCheck, SecretSource, Session, UserPlan};
+    use no43_builder::plan::{SecretSource, Session, UserPlan};
     let dir = tempfile::tempdir().unwrap();
     let mut plan = plan(vec![wish(None)]);
     plan.guest.os = "windows10".into();
     let password = Some(SecretSource::File(dir.path().join("password")));
     plan.guest.user = Some(UserPlan { name: "player".into(), password });
-    plan.checks.own.push(OwnCheck {
-        name: "looks".into(),
-        copy: Vec::new(),
-        run: vec!["looks.exe".into()],
-        session: Session::User,
-        limit: 60,
-        exit: 0,
-        says: None,
-        metrics: None,
-        pictures: Vec::new(),
-        each_card: false,
-    });
+    plan.checks.own.push(crate::checks::own_check_for_tests("looks", Session::User));
     let (answer, ended) = run(&plan, &options(dir.path()), &image(dir.path()));
     assert!(matches!(answer, Verdict::Failed { kind: FailureKind::HostSetup, .. }), "{answer:?}");
     assert!(answer.reason().contains(&dir.path().join("password").display().to_string()), "{answer:?}");

@@ -2,7 +2,7 @@
 //! is asked again.
 
 use super::{Failure, Run};
-use crate::checks::{Choice, Limits, Subject};
+use crate::checks::{self, Choice, Limits, Subject};
 use crate::evidence::Round;
 use crate::running::first_start;
 use crate::verdict::FailureKind;
@@ -10,7 +10,7 @@ use crate::verify::cards::Held;
 use crate::verify::guest::exit_words;
 use crate::verify::spec::Scratch;
 use crate::words;
-use no43_builder::plan::{ChecksPlan, Lifecycle, OwnCheck, Session, WorkWish};
+use no43_builder::plan::{ChecksPlan, Lifecycle, OwnCheck, Session};
 use no43_builder::secret::SecretError;
 use no43_machine::agent::ShutdownMode;
 use no43_machine::hotplug::{self, HotplugError, UNPLUG_LIMIT};
@@ -194,11 +194,9 @@ impl Run<'_, '_> {
 }
 
 /// Whether a check of one's own, or the picture of the desktop, is asked for and needs somebody to be logged on.
-fn needs_session(checks: &ChecksPlan, choice: &Choice) -> bool {
+fn needs_session(plan: &ChecksPlan, choice: &Choice) -> bool {
     let own = |check: &OwnCheck| check.session == Session::User && choice.asks(&check.name);
-    let work = |kinds: &[String]| kinds.iter().any(|kind| kind == "desktop");
-    let wish = checks.work.as_ref().is_some_and(|wish| matches!(wish, WorkWish::Only(kinds) if work(kinds)));
-    checks.own.iter().any(own) || wish && choice.asks("work")
+    plan.own.iter().any(own) || choice.asks("work") && plan.work.as_ref().is_some_and(checks::needs_session)
 }
 
 /// A guest that keeps a card is a fault of the guest; what QEMU refuses is not.
@@ -212,41 +210,24 @@ fn replug_blame(error: &HotplugError) -> FailureKind {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::checks::own_check_for_tests as own_check;
+    use crate::verify::plan_for_tests;
+    use no43_builder::plan::WorkWish;
 
     #[test]
     fn somebody_is_logged_on_only_for_what_is_asked_and_needs_a_session() {
-        let own = |session| OwnCheck {
-            name: "looks".into(),
-            copy: Vec::new(),
-            run: vec!["looks".into()],
-            session,
-            limit: 60,
-            exit: 0,
-            says: None,
-            metrics: None,
-            pictures: Vec::new(),
-            each_card: false,
-        };
-        let plan = |own: Vec<OwnCheck>, work: &[&str]| ChecksPlan {
-            card: true,
-            driver: true,
-            connector: false,
-            picture: false,
-            quiet: true,
-            work: Some(WorkWish::Only(work.iter().map(|&kind| kind.to_owned()).collect())),
-            driver_version: None,
-            skip: std::collections::BTreeMap::new(),
-            own,
-            lifecycle: Vec::new(),
-            ready_limit: 60,
+        let plan = |session, work: &str| ChecksPlan {
+            own: vec![own_check("looks", session)],
+            work: Some(WorkWish::Only(vec!["d3d11".to_owned(), work.to_owned()])),
+            ..plan_for_tests(Vec::new()).checks
         };
         let choice = |only: &[&str], skip: &[&str]| Choice {
             only: only.iter().map(|&name| name.to_owned()).collect(),
             skip: skip.iter().map(|&name| (name.to_owned(), "why not".to_owned())).collect(),
         };
-        let user = plan(vec![own(Session::User)], &["d3d11"]);
-        let desktop = plan(vec![own(Session::Service)], &["d3d11", "desktop"]);
-        let neither = plan(vec![own(Session::Service)], &["d3d11"]);
+        let user = plan(Session::User, "d3d12");
+        let desktop = plan(Session::Service, "desktop");
+        let neither = plan(Session::Service, "d3d12");
         let needs = |only: &[&str], skip: &[&str]| {
             [&user, &desktop, &neither].map(|plan| needs_session(plan, &choice(only, skip)))
         };
@@ -255,5 +236,6 @@ mod tests {
         assert_eq!(needs(&["looks", "work"], &[]), [true, true, false]);
         assert_eq!(needs(&[], &["looks"]), [false, true, false]);
         assert_eq!(needs(&[], &["work"]), [true, false, false]);
+        assert!(needs_session(&plan(Session::Service, "desktop-picture"), &Choice::default()));
     }
 }

@@ -39,7 +39,7 @@ impl Case {
 pub enum Order {
     /// Several at once.
     Parallel,
-    /// As many at once as there is a core and 4 GiB of memory for: each case keeps one emulated CPU busy.
+    /// As many at once as there are cores, and memory, for: each case keeps one emulated CPU busy.
     ACoreEach,
     /// One after the other: they share something, or each fills the machine.
     Serial,

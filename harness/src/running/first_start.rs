@@ -41,10 +41,8 @@ pub fn wanted(plan: &Plan, instance: &Instance) -> Result<Option<FirstStart>, Se
     }
     let lacks = |field: &str| !system.given.iter().any(|given| given == field);
     let mut request = FirstStart { version: SETUP_VERSION, ..FirstStart::default() };
-    let user = plan.guest.user.as_ref().filter(|_| lacks("password"));
-    if let Some((user, source)) = user.and_then(|user| user.password.as_ref().map(|source| (user, source))) {
-        request.user = Some(user.name.clone());
-        request.password = Some(Secret(secret::read(source)?.reveal().to_owned()));
+    if lacks("password") {
+        (request.user, request.password) = user(plan)?.unzip();
     }
     if lacks("computer_name") {
         request.computer_name = plan.guest.hostname.clone().or_else(|| computer_name(instance.name()));
@@ -74,15 +72,20 @@ fn computer_name(instance: &str) -> Option<String> {
 /// # Errors
 /// A secret that cannot be read, without any part of it.
 pub(crate) fn log_on(plan: &Plan) -> Result<Option<FirstStart>, SecretError> {
-    let Some(user) = &plan.guest.user else { return Ok(None) };
-    let Some(source) = &user.password else { return Ok(None) };
-    Ok(Some(FirstStart {
+    Ok(user(plan)?.map(|(user, password)| FirstStart {
         version: SETUP_VERSION,
-        user: Some(user.name.clone()),
-        password: Some(Secret(secret::read(source)?.reveal().to_owned())),
+        user: Some(user),
+        password: Some(password),
         autologon: Some(true),
         ..FirstStart::default()
     }))
+}
+
+/// The recipe's user and that user's password, if it names one.
+fn user(plan: &Plan) -> Result<Option<(String, Secret)>, SecretError> {
+    let Some(user) = &plan.guest.user else { return Ok(None) };
+    let Some(source) = &user.password else { return Ok(None) };
+    Ok(Some((user.name.clone(), Secret(secret::read(source)?.reveal().to_owned()))))
 }
 
 /// Gives it. The answer says of each field whether it is so now.

@@ -70,15 +70,14 @@ impl Rules<'_> {
             return None;
         }
         let session = if at.text("session") == "user" { Session::User } else { Session::Service };
-        if session == Session::User
-            && !user.is_some_and(|user| !self.windows || user.child("password").is_some())
-        {
-            let (what, key) = match user {
-                None => ("this guest has no user", "guest.user"),
-                Some(_) => {
-                    ("nobody can be logged on: the guest's user has no password", "guest.user.password")
-                }
-            };
+        let lacks = match user {
+            None => Some(("this guest has no user", "guest.user")),
+            Some(user) if self.windows && user.child("password").is_none() => {
+                Some(("nobody can be logged on: the guest's user has no password", "guest.user.password"))
+            }
+            Some(_) => None,
+        };
+        if let (Session::User, Some((what, key))) = (session, lacks) {
             let problem = at.spot("session").problem(Kind::Conflict, what);
             self.push(problem.fix(format!("add {key}, or write session = \"service\"")));
         }
